@@ -1,0 +1,132 @@
+"""The contract: a model's inputs and outputs, and the one encoding used online and in batch.
+
+Everything that touches a row goes by this schema: the ONNX names and dtypes are checked against it, the
+service validates with it, Great Expectations and Evidently get their definitions from it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+
+class ContractViolation(ValueError):
+    """A value that the contract does not allow. `field` names the column, `reason` says what is wrong."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field, self.reason = field, reason
+
+
+@dataclass(frozen=True)
+class Field:
+    """One input or output tensor; for tabular models, one column.
+
+    name        column, ONNX input and JSON key alike
+    dtype       NumPy dtype of the tensor that the model sees: int64, float32, …
+    shape       -1 is the batch and comes first; (-1,) is one value a row, (-1, 16) a vector a row
+    categories  the strings a user may send; category i is encoded as i + 1
+    open        True: a string outside `categories` is encoded as 0 ("any other"); False: it is refused
+    minimum, maximum   values outside are refused; None is no bound
+    nullable    whether NaN may pass
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...] = (-1,)
+    categories: tuple[str, ...] | None = None
+    open: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    nullable: bool = False
+
+    @classmethod
+    def from_dict(cls, fields: Mapping) -> "Field":
+        categories = fields.get("categories")
+        return cls(
+            **{
+                **fields,
+                "shape": tuple(fields.get("shape", (-1,))),
+                "categories": None if categories is None else tuple(categories),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Contract:
+    """All inputs and outputs, in the order of the model's signature."""
+
+    inputs: tuple[Field, ...]
+    outputs: tuple[Field, ...]
+
+    @classmethod
+    def from_dict(cls, fields: Mapping) -> "Contract":
+        return cls(
+            tuple(map(Field.from_dict, fields["inputs"])),
+            tuple(map(Field.from_dict, fields["outputs"])),
+        )
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+def encode(contract: Contract, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Turn named columns of equal length into the model's input tensors.
+
+    `columns[name]` is an array of rows: strings for a field with categories, numbers otherwise. Returns one
+    array a field with the field's dtype and shape. Raises `ContractViolation` for the first field that is
+    missing or holds a value the contract does not allow. Vectorised; no row is touched as a Python object
+    but for the strings themselves.
+    """
+    feeds = {field.name: _tensor(field, _column(field, columns)) for field in contract.inputs}
+    if len({len(tensor) for tensor in feeds.values()}) > 1:
+        raise ContractViolation("rows", "the columns differ in length")
+    return feeds
+
+
+def _column(field: Field, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    if field.name not in columns:
+        raise ContractViolation(field.name, "is missing")
+    return np.asarray(columns[field.name])
+
+
+def _tensor(field: Field, values: np.ndarray) -> np.ndarray:
+    if field.categories is not None:
+        return _codes(field, values)
+    if values.dtype.kind not in "iufb":
+        raise ContractViolation(field.name, f"holds {values.dtype} values where numbers are expected")
+    if values.shape[1:] != field.shape[1:]:
+        raise ContractViolation(field.name, f"has shape {values.shape} where {field.shape} is expected")
+    _check_numbers(field, values)
+    return values.astype(field.dtype, copy=False)
+
+
+def _check_numbers(field: Field, values: np.ndarray) -> None:
+    whole = np.dtype(field.dtype).kind in "iu"
+    if values.dtype.kind == "f":
+        missing = np.isnan(values)
+        if missing.any() and (whole or not field.nullable):
+            raise ContractViolation(field.name, f"is NaN in {int(missing.sum())} of {len(values)} rows")
+        if np.isinf(values).any():
+            raise ContractViolation(field.name, "is infinite")
+        if whole and (values != np.floor(values)).any():
+            raise ContractViolation(field.name, f"holds fractions where {field.dtype} is expected")
+    if field.minimum is not None and (values < field.minimum).any():
+        raise ContractViolation(field.name, f"is below {field.minimum:g}")
+    if field.maximum is not None and (values > field.maximum).any():
+        raise ContractViolation(field.name, f"is above {field.maximum:g}")
+
+
+def _codes(field: Field, values: np.ndarray) -> np.ndarray:
+    categories = np.asarray(field.categories, dtype=str)
+    if values.dtype.kind not in "OUS":
+        raise ContractViolation(field.name, f"holds {values.dtype} values where strings are expected")
+    if values.dtype.kind == "O" and any(not isinstance(v, str) for v in values):
+        raise ContractViolation(field.name, "holds values that are not strings")
+    values = values.astype(str)
+    order = np.argsort(categories)
+    at = np.searchsorted(categories, values, sorter=order).clip(max=len(categories) - 1)
+    known = categories[order[at]] == values
+    if not (field.open or known.all()):
+        raise ContractViolation(field.name, f"{values[~known][0]!r} is not one of its categories")
+    return np.where(known, order[at] + 1, 0).astype(field.dtype)

@@ -1,0 +1,227 @@
+"""The settings of one served model, as written in its defs.yaml. Every setting is documented here, once.
+
+Plain values: no Dagster, no defaults from the environment. Each validator says what to write instead.
+"""
+
+import hashlib
+import json
+import re
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Rung = Literal["fp32", "int8_dynamic", "int8_static"]
+Method = Literal["wasserstein", "jensenshannon", "psi", "ks", "chisquare", "kl_div", "hellinger"]
+
+
+def _fraction(value: float) -> float:
+    if not 0 <= value < 1:
+        raise ValueError(f"is a fraction such as 0.01, not {value:g} (percent)")
+    return value
+
+
+def _positive(value):
+    for number in value if isinstance(value, list) else [value]:
+        if number <= 0:
+            raise ValueError(f"must be greater than 0, not {number:g}")
+    return value
+
+
+def _monthly(value: str | None) -> str | None:
+    if value is not None and "{month}" not in value:
+        raise ValueError(f"must contain {{month}}, e.g. data/scoring/{{month}}.parquet, not {value!r}")
+    return value
+
+
+def fractions(*names: str):
+    """Validate these fields as fractions of one."""
+    return field_validator(*names)(_fraction)
+
+
+def positives(*names: str):
+    """Validate these fields as numbers (or lists of numbers) greater than zero."""
+    return field_validator(*names)(_positive)
+
+
+class Settings(BaseModel):
+    """The base of all settings: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def digest(self) -> str:
+        """A short digest that changes when any setting in here does."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class DataSpec(Settings):
+    """The Parquet files a release is judged on. Paths are absolute or relative to SEATRIAL_HOME."""
+
+    reference: str = Field(description="Rows the model was trained on; drift is measured against them.")
+    calibration: str = Field(description="Rows that set the ranges of static INT8; seen by nothing else.")
+    holdout: str = Field(description="Labelled rows, unseen in training, that every rung is judged on.")
+    label: str = Field(description="The column of `holdout` and of the labels that holds the truth, 0 or 1.")
+    key: str = Field(description="The column that identifies a row, in the data, the scores and the labels.")
+    asset: str | None = Field(None, description="The asset that writes these files, e.g. churn/splits.")
+
+
+class GateSpec(Settings):
+    """When a rung is as good as fp32, and a version as good as the one in production."""
+
+    rungs: list[Rung] = Field(
+        ["fp32", "int8_dynamic", "int8_static"], description="The rungs to try; fp32 is always among them."
+    )
+    metric: Literal["auc"] = Field("auc", description="The accuracy metric; higher is better.")
+    max_drop: float = Field(0.005, description="How much of the metric may be lost, as a fraction.")
+    confidence: float = Field(0.95, description="Of the one-sided bound that must clear max_drop.")
+    max_mean_shift: float = Field(
+        0.02, description="Mean |Δp| against fp32 that a rung may cause, as a probability."
+    )
+    max_batch_shift: float = Field(
+        0.001, description="Largest |Δp| of a row between being scored alone and among others."
+    )
+    parity: float = Field(1e-4, description="Largest absolute difference of ONNX to the source model.")
+    batch_sizes: list[int] = Field([1, 8, 64], description="Where speed is measured, in rows.")
+    min_rows: int = Field(500, description="Fewer holdout rows than this are inconclusive.")
+
+    _are_fractions = fractions("max_drop", "confidence", "max_mean_shift", "max_batch_shift")
+    _are_positive = positives("parity", "batch_sizes", "min_rows")
+
+    @field_validator("rungs")
+    @classmethod
+    def _has_fp32(cls, rungs: list[Rung]) -> list[Rung]:
+        if "fp32" not in rungs:
+            raise ValueError("must contain fp32, which the others are compared with")
+        return rungs
+
+
+class ServingSpec(Settings):
+    """How the release is served and what is promised about it."""
+
+    path: str = Field("/", description="Where the model answers below the shared address, e.g. /churn.")
+    max_batch_size: int = Field(64, description="Rows in one model run.")
+    max_latency_ms: int = Field(1000, description="A request that would take longer is answered 503 at once.")
+    threads: int = Field(1, description="Intra-op threads of the ONNX Runtime session.")
+    p99_ms: float = Field(
+        100.0, description="The p99 of a request in the load test, from its intended start."
+    )
+    max_error_rate: float = Field(0.001, description="The share of requests that may fail in the load test.")
+    expected_peak_rps: float = Field(
+        50.0, description="Requests a second; the load test offers this and twice this."
+    )
+    load_seconds: float = Field(10.0, description="Length of each stage of the load test, in seconds.")
+
+    _are_fractions = fractions("max_error_rate")
+    _are_positive = positives(
+        "max_batch_size", "max_latency_ms", "threads", "p99_ms", "expected_peak_rps", "load_seconds"
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _is_path(cls, path: str) -> str:
+        if not re.fullmatch(r"/[A-Za-z0-9._~/-]*", path):
+            raise ValueError(f"must start with / and hold no spaces, e.g. /churn, not {path!r}")
+        return path.rstrip("/") or "/"
+
+
+class ScoringSpec(Settings):
+    """Batch scoring by month, on a schedule."""
+
+    input: str = Field(description="One Parquet file a month; {month} is e.g. 2013-04.")
+    input_asset: str | None = Field(None, description="The monthly asset that writes `input`.")
+    labels: str | None = Field(
+        None, description="Labels that arrived in {month}: the key and the label column."
+    )
+    labels_asset: str | None = Field(None, description="The monthly asset that writes `labels`.")
+    labels_delay_months: int = Field(1, description="How many months after the rows their labels arrive.")
+    start: str = Field(description="The first month, e.g. 2013-04.")
+    end: str | None = Field(None, description="The month after the last; none means it goes on.")
+    cron: str = Field("0 6 1 * *", description="When the month that just ended is scored, in UTC.")
+    batch_rows: int = Field(8192, description="Rows in one streamed record batch.")
+
+    _are_monthly = field_validator("input", "labels")(_monthly)
+    _are_positive = positives("labels_delay_months", "batch_rows")
+
+    @field_validator("start", "end")
+    @classmethod
+    def _is_month(cls, month: str | None) -> str | None:
+        if month is not None and not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", month):
+            raise ValueError(f"must be a month such as 2013-04, not {month!r}")
+        return month
+
+
+class ColumnDrift(Settings):
+    """How one column is compared with the reference."""
+
+    method: Method = Field(description="The distance or test.")
+    threshold: float = Field(description="Drift when the distance is above it (or the p-value below it).")
+
+    _is_positive = positives("threshold")
+
+
+class MonitoringSpec(Settings):
+    """When a month counts as drifted, and when performance as lost."""
+
+    numeric: ColumnDrift = Field(
+        ColumnDrift(method="wasserstein", threshold=0.1), description="For numeric columns without an entry."
+    )
+    categorical: ColumnDrift = Field(
+        ColumnDrift(method="jensenshannon", threshold=0.1),
+        description="For categorical columns without an entry.",
+    )
+    prediction: ColumnDrift = Field(
+        ColumnDrift(method="wasserstein", threshold=0.1), description="For the model's output."
+    )
+    columns: dict[str, ColumnDrift] = Field({}, description="Method and threshold of single columns.")
+    max_drifted_share: float = Field(0.3, description="The check fails above this share of drifted columns.")
+    max_drop: float = Field(0.05, description="The metric may fall this far below the holdout's.")
+    min_rows: int = Field(500, description="Fewer rows than this are inconclusive.")
+    max_rows: int = Field(20_000, description="More rows than this are sampled, seeded.")
+
+    _are_fractions = fractions("max_drifted_share", "max_drop")
+    _are_positive = positives("min_rows", "max_rows")
+
+
+class ModelSpec(Settings):
+    """One served model: everything its release, scoring and monitoring need to know."""
+
+    name: str = Field(description="The model's name: asset group, first part of every asset key.")
+    registry_uri: str = Field(description="models:/NAME@ALIAS; the alias is watched for candidates.")
+    trained_by: str | None = Field(None, description="The asset that registers the model, if one does.")
+    ranges: dict[str, list[float]] = Field(
+        {}, description="Inclusive [minimum, maximum] of numeric inputs; values outside are refused."
+    )
+    data: DataSpec
+    gate: GateSpec = GateSpec()
+    serving: ServingSpec = ServingSpec()
+    scoring: ScoringSpec | None = None
+    monitoring: MonitoringSpec = MonitoringSpec()
+
+    @field_validator("name")
+    @classmethod
+    def _is_identifier(cls, name: str) -> str:
+        if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name):
+            raise ValueError(f"must be lower-case letters, digits and _, e.g. flight_delay, not {name!r}")
+        return name
+
+    @field_validator("registry_uri")
+    @classmethod
+    def _is_alias_uri(cls, uri: str) -> str:
+        if not re.fullmatch(r"models:/[^/@]+@[^/@]+", uri):
+            raise ValueError(f"must be models:/NAME@ALIAS, e.g. models:/churn@candidate, not {uri!r}")
+        return uri
+
+    @model_validator(mode="after")
+    def _ranges_are_ordered(self) -> "ModelSpec":
+        for column, bounds in self.ranges.items():
+            if len(bounds) != 2 or bounds[0] > bounds[1]:
+                raise ValueError(f"ranges.{column} must be [minimum, maximum], e.g. [0, 100], not {bounds}")
+        return self
+
+    @property
+    def registered_name(self) -> str:
+        return self.registry_uri.removeprefix("models:/").split("@")[0]
+
+    @property
+    def alias(self) -> str:
+        return self.registry_uri.split("@")[1]
