@@ -1,0 +1,154 @@
+"""How good a month's predictions were, once its labels have arrived: measured, and held against the holdout."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipelines.core.errors import ContractBroken
+from pipelines.core.evaluate import auc_interval
+from pipelines.core.spec import MonitoringSpec
+from pipelines.core.verdict import Verdict, judge
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+GATE = "performance_holds"
+METRIC = "auc"
+
+
+@dataclass(frozen=True)
+class PerformanceReport:
+    """One month's performance; figures are None where rows or labels were too few to measure.
+
+    matched_rows, labelled_share   scores that have a label by now, and their share of all scores
+    value, low, high               the metric with its confidence interval
+    predicted, observed            the mean prediction and the share of positive labels
+    """
+
+    month: str
+    metric: str
+    holdout_value: float
+    rows: int
+    matched_rows: int
+    labelled_share: float
+    value: float | None
+    low: float | None
+    high: float | None
+    log_loss: float | None
+    brier: float | None
+    predicted: float | None
+    observed: float | None
+    verdict: Verdict
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "PerformanceReport":
+        fields = json.loads(path.read_text())
+        return cls(**{**fields, "verdict": Verdict.from_dict(fields["verdict"])})
+
+
+def measure_performance(
+    scores: "pd.DataFrame",
+    labels: "pd.DataFrame",
+    *,
+    key: str,
+    label: str,
+    output: str,
+    holdout_value: float,
+    spec: MonitoringSpec,
+    subject: str,
+    month: str,
+) -> PerformanceReport:
+    """Join scores (`key`, `output`) with labels (`key`, `label`) and compare their AUC with the holdout's.
+
+    A score without a label, or with an empty one, is not counted. Fewer than `spec.min_rows` labelled rows,
+    or one class only, are inconclusive. Raises ContractBroken for missing columns, keys that are not unique,
+    and labels other than 0 and 1.
+    """
+    matched = _matched(scores, labels, key, label, output)
+    truth, predictions = matched[label].to_numpy(np.int64), matched[output].to_numpy(np.float64)
+    few = _too_few(truth, spec.min_rows)
+    figures = dict.fromkeys(("value", "low", "high", "log_loss", "brier", "predicted", "observed"))
+    if not few:
+        figures = _figures(truth, predictions)
+    share = len(matched) / max(len(scores), 1)
+    return PerformanceReport(
+        month=month,
+        metric=METRIC,
+        holdout_value=holdout_value,
+        rows=len(scores),
+        matched_rows=len(matched),
+        labelled_share=share,
+        verdict=_judge(few, figures, holdout_value, spec, subject, len(matched)),
+        **figures,
+    )
+
+
+def _matched(
+    scores: "pd.DataFrame", labels: "pd.DataFrame", key: str, label: str, output: str
+) -> "pd.DataFrame":
+    for frame, what, column in ((scores, "scores", output), (labels, "labels", label)):
+        missing = [name for name in (key, column) if name not in frame]
+        if missing:
+            raise ContractBroken(f"The {what} file", f"{missing[0]} is missing", "write it with that column")
+        if frame[key].duplicated().any():
+            raise ContractBroken(f"The {what} file", f"{key} is not unique", "drop the duplicates")
+    known = labels.loc[labels[label].notna(), [key, label]]
+    if not known[label].isin([0, 1]).all():
+        raise ContractBroken("The labels file", f"{label} holds values other than 0 and 1", "correct them")
+    try:
+        return scores[[key, output]].merge(known, on=key)
+    except ValueError as error:
+        raise ContractBroken(
+            "The labels file", f"{key} is of another type than in the scores", "convert it"
+        ) from error
+
+
+def _too_few(truth: np.ndarray, min_rows: int) -> str:
+    if len(truth) < min_rows:
+        return f"{len(truth):,} scores have a label, of at least {min_rows:,}: too few to tell"
+    positives = int(truth.sum())
+    if not 2 <= positives <= len(truth) - 2:
+        return f"{positives:,} of {len(truth):,} labels are 1: at least 2 of either kind are needed"
+    return ""
+
+
+def _figures(truth: np.ndarray, predictions: np.ndarray) -> dict[str, float | None]:
+    value, low, high = auc_interval(truth, predictions)
+    tiny = np.finfo(np.float64).eps
+    sure = np.clip(predictions, tiny, 1 - tiny)
+    losses = -np.log(np.where(truth == 1, sure, 1 - sure))
+    return {
+        "value": value,
+        "low": low,
+        "high": high,
+        "log_loss": float(losses.mean()),
+        "brier": float(((predictions - truth) ** 2).mean()),
+        "predicted": float(predictions.mean()),
+        "observed": float(truth.mean()),
+    }
+
+
+def _judge(
+    few: str, figures: Mapping, holdout_value: float, spec: MonitoringSpec, subject: str, matched_rows: int
+) -> Verdict:
+    numbers = {"matched_rows": matched_rows, "holdout_value": holdout_value, "value": figures["value"]}
+    if few:
+        return Verdict(GATE, "inconclusive", subject, (few,), numbers)
+    drop = holdout_value - figures["value"]
+    sentence = (
+        f"AUC {figures['value']:.3f} [{figures['low']:.3f}, {figures['high']:.3f}] on {matched_rows:,} rows "
+        f"is {abs(drop):.3f} {'below' if drop > 0 else 'above'} the holdout's {holdout_value:.3f}; "
+        f"it may fall {spec.max_drop:g}"
+    )
+    failures = [sentence] if drop > spec.max_drop else []
+    return judge(GATE, subject, failures, sentence, **numbers, drop=drop)
