@@ -75,7 +75,7 @@ def auc_interval(
     positives, negatives = _placements(labels, scores)
     value = float(positives.mean())
     reach = norm.ppf(0.5 + confidence / 2) * _standard_error(positives, negatives)
-    return value, max(0.0, value - reach), min(1.0, value + reach)
+    return value, float(max(0.0, value - reach)), float(min(1.0, value + reach))
 
 
 def auc_drop(

@@ -28,17 +28,23 @@ class Verdict:
     def why(self) -> str:
         return "; ".join(self.reasons)
 
-    def save(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+    def save(self, folder: Path) -> "Verdict":
+        """Keep the verdict beside what it judges, where its check and the deployment read it."""
+        (folder / _file(self.gate)).write_text(json.dumps(asdict(self), indent=2) + "\n")
+        return self
 
     @classmethod
-    def load(cls, path: Path) -> "Verdict":
+    def load(cls, folder: Path, gate: str) -> "Verdict":
         """Read what `save` wrote. Raises FileNotFoundError where nothing was judged yet."""
-        return cls.from_dict(json.loads(path.read_text()))
+        return cls.from_dict(json.loads((folder / _file(gate)).read_text()))
 
     @classmethod
     def from_dict(cls, fields: Mapping) -> "Verdict":
         return cls(**{**fields, "reasons": tuple(fields["reasons"])})
+
+
+def _file(gate: str) -> str:
+    return f"{gate}.verdict.json"
 
 
 def judge(gate: str, subject: str, failures: list[str], praise: str, **numbers) -> Verdict:

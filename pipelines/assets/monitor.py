@@ -1,0 +1,153 @@
+"""Watching a release: does the month look like the reference, and were its answers right?"""
+
+import json
+from collections.abc import Sequence
+
+import dagster as dg
+import pandas as pd
+
+from pipelines.assets.common import Chapter, verdict_check
+from pipelines.assets.score import SCORES_FILE, SUMMARY_FILE, production, production_engine
+from pipelines.core.drift import measure_drift
+from pipelines.core.evaluate import predict
+from pipelines.core.home import Home
+from pipelines.core.ladder import Ladder
+from pipelines.core.performance import measure_performance
+from pipelines.core.rows import digest_of, read_rows, sample, to_tensors
+from pipelines.core.spec import ScoringSpec
+from pipelines.core.trial import BATCH_ROWS
+from pipelines.gateways.ledger import Ledger
+from pipelines.gateways.tables import replacing_folder
+
+DRIFT_FILE, DRIFT_PAGE, PERFORMANCE_FILE = "drift.json", "drift.html", "performance.json"
+
+
+def monitor(chapter: Chapter, scoring: ScoringSpec) -> Sequence:
+    """The chapter's assets and checks. Neither check blocks: what drifted is still to be reported."""
+    watched = [
+        _drift(chapter, scoring),
+        verdict_check(
+            chapter, "drift", "no_drift",
+            "The month's inputs and predictions are distributed like the reference's.",
+            monthly=True, blocking=False, severity=dg.AssetCheckSeverity.WARN,
+        ),
+    ]  # fmt: skip
+    if scoring.labels is None:
+        return watched
+    return [
+        *watched,
+        _performance(chapter, scoring, scoring.labels),
+        verdict_check(
+            chapter, "performance", "performance_holds",
+            "The month's scores were about as accurate as those of the holdout.",
+            monthly=True, blocking=False,
+        ),
+    ]  # fmt: skip
+
+
+def _drift(chapter: Chapter, scoring: ScoringSpec) -> dg.AssetsDefinition:
+    spec = chapter.spec
+
+    @dg.asset(
+        key=chapter.key("drift"),
+        deps=[chapter.key("scores")],
+        partitions_def=chapter.months,
+        group_name=spec.name,
+        kinds={"evidently"},
+        code_version=spec.monitoring.digest(),
+    )
+    def drift(
+        context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], ledger: dg.ResourceParam[Ledger]
+    ) -> dg.MaterializeResult:
+        """How far the month's inputs and predictions moved from the reference, column by column.
+
+        Every column has its own method and threshold; too few rows are inconclusive. Evidently's page is
+        kept with the numbers.
+        """
+        month = context.partition_key
+        reference, current = _sides(chapter, scoring, home, ledger, month)
+        contract = production_engine(home, production(spec.name, ledger)).contract
+        with replacing_folder(chapter.of_month(home, "drift", month)) as folder:
+            report = measure_drift(
+                reference, current, contract, spec.monitoring, folder / DRIFT_PAGE, subject=month, month=month
+            )
+            report.save(folder / DRIFT_FILE)
+            report.verdict.save(folder)
+            for name, frame in {"reference": reference, "current": current}.items():
+                frame.to_parquet(folder / f"{name}.parquet", index=False)
+        drifted = [column.column for column in report.columns if column.drifted]
+        return dg.MaterializeResult(
+            metadata={
+                "verdict": f"{report.verdict.outcome}: {report.verdict.why}",
+                "drifted": ", ".join(drifted) or "none",
+                "page": dg.MetadataValue.path(chapter.of_month(home, "drift", month) / DRIFT_PAGE),
+            },
+            data_version=dg.DataVersion(digest_of(json.dumps(report.to_dict()))),
+        )
+
+    return drift
+
+
+def _sides(
+    chapter: Chapter, scoring: ScoringSpec, home: Home, ledger: Ledger, month: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Reference and current rows, both with the outputs of the release that scored, sampled alike."""
+    spec, rows = chapter.spec, chapter.spec.monitoring.max_rows
+    engine = production_engine(home, production(spec.name, ledger))
+    reference = sample(read_rows(home.data(spec.data.reference), "reference"), rows).reset_index(drop=True)
+    outputs = predict(engine, to_tensors(engine.contract, reference, "reference"), BATCH_ROWS)
+    current = read_rows(home.data(scoring.input.format(month=month)), "scoring input")
+    scores = pd.read_parquet(chapter.of_month(home, "scores", month) / SCORES_FILE)
+    return reference.assign(**outputs), sample(current.merge(scores, on=spec.data.key), rows)
+
+
+def _performance(chapter: Chapter, scoring: ScoringSpec, labels: str) -> dg.AssetsDefinition:
+    spec = chapter.spec
+
+    @dg.asset(
+        key=chapter.key("performance"),
+        deps=[
+            chapter.key("scores"),
+            *(dg.AssetKey.from_user_string(key) for key in (scoring.labels_asset,) if key),
+        ],
+        partitions_def=chapter.labelled_months,
+        group_name=spec.name,
+        kinds={"numpy"},
+        code_version=spec.monitoring.digest(),
+    )
+    def performance(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
+        """How right the month's scores were, once its labels have arrived.
+
+        AUC with its interval against the holdout's at release, log loss, Brier score, and the share of
+        positives predicted and seen.
+        """
+        month = context.partition_key
+        source = chapter.of_month(home, "scores", month)
+        scores, version = pd.read_parquet(source / SCORES_FILE), _version_of(source)
+        truth = read_rows(home.data(labels.format(month=month)), "labels")
+        ladder = Ladder.load(chapter.of_version(home, "release_model", version) / "ladder.json")
+        with replacing_folder(chapter.of_month(home, "performance", month)) as folder:
+            report = measure_performance(
+                scores,
+                truth,
+                key=spec.data.key,
+                label=spec.data.label,
+                output=next(name for name in scores.columns if name != spec.data.key),
+                holdout_value=ladder.winner.value,
+                spec=spec.monitoring,
+                subject=month,
+                month=month,
+            )
+            report.save(folder / PERFORMANCE_FILE)
+            report.verdict.save(folder)
+        return dg.MaterializeResult(
+            metadata={"verdict": f"{report.verdict.outcome}: {report.verdict.why}", **report.verdict.numbers},
+            data_version=dg.DataVersion(digest_of(json.dumps(report.to_dict()))),
+        )
+
+    return performance
+
+
+def _version_of(folder) -> str:
+    """The model version that made these scores."""
+    return json.loads((folder / SUMMARY_FILE).read_text())["version"]

@@ -1,0 +1,170 @@
+"""From the chosen ONNX file to a bento that was tried: build, compare, load."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import dagster as dg
+import orjson
+import pyarrow.parquet as pq
+
+from bentos.engine import Engine
+from bentos.manifest import MODEL_FILE, Manifest
+from pipelines.assets.common import Chapter, load_contract, verdict_check
+from pipelines.core.home import Home
+from pipelines.core.ladder import Ladder
+from pipelines.core.latency import judge_load
+from pipelines.core.packing import judge_answers, make_manifest, source_digest
+from pipelines.core.rows import digest_of, read_rows, sample, to_tensors
+from pipelines.gateways.bento_store import BentoStore
+from pipelines.gateways.client import Client
+from pipelines.gateways.deployments import Deployments
+from pipelines.gateways.tables import replacing_folder
+from pipelines.gateways.traffic import Traffic
+
+PROJECT = Path(__file__).parents[2]
+SMOKE_ROWS, LOAD_ROWS = 256, 5000
+WARM_UP_SECONDS = 2.0
+
+
+def package(chapter: Chapter) -> Sequence:
+    """The chapter's assets and checks."""
+    return [
+        _bento(chapter),
+        verdict_check(
+            chapter, "bento", "answers_like_onnx",
+            "The built bento, served from its own environment, answers like the ONNX file.",
+        ),
+        _load_test(chapter),
+        verdict_check(
+            chapter, "load_test", "within_slo",
+            "p99 and error rate hold at the expected peak and at twice that.",
+        ),
+    ]  # fmt: skip
+
+
+def _bento(chapter: Chapter) -> dg.AssetsDefinition:
+    spec = chapter.spec
+
+    @dg.asset(
+        key=chapter.key("bento"),
+        deps=[chapter.key("release_model")],
+        partitions_def=chapter.versions,
+        group_name=spec.name,
+        kinds={"bentoml"},
+        code_version=digest_of(spec.serving.digest(), source_digest(PROJECT)),
+    )
+    def bento(
+        context: dg.AssetExecutionContext,
+        home: dg.ResourceParam[Home],
+        bentos: dg.ResourceParam[BentoStore],
+        deployments: dg.ResourceParam[Deployments],
+        client: dg.ResourceParam[Client],
+    ) -> dg.MaterializeResult:
+        """The release as a bento: model, manifest and service code, with runtime packages only.
+
+        Built by `bentoml build`, then served from that build in an environment of its own and asked the same
+        rows as the ONNX file.
+        """
+        version = context.partition_key
+        source = chapter.of_version(home, "release_model", version)
+        manifest = _manifest(chapter, home, version, source)
+        built = bentos.build(source / MODEL_FILE, manifest)
+        with replacing_folder(chapter.of_version(home, "bento", version)) as folder:
+            manifest.save(folder)
+            (folder / BENTO_FILE).write_text(json.dumps({"tag": built.tag, "model": str(built.model)}))
+            rows = sample(read_rows(home.data(spec.data.holdout), "holdout"), SMOKE_ROWS)
+            engine = Engine(source / MODEL_FILE, manifest.contract, spec.serving.threads)
+            expected = engine.run(to_tensors(manifest.contract, rows, "holdout"))
+            tolerance = max(spec.gate.parity, spec.gate.max_batch_shift)
+            with deployments.stage(spec.name, built.tag) as url:
+                verdict = judge_answers(
+                    lambda some: client.predict(url, some),
+                    _records(manifest, rows),
+                    expected,
+                    tolerance,
+                    built.tag,
+                ).save(folder)
+        return dg.MaterializeResult(
+            metadata={
+                "tag": built.tag,
+                "release_id": manifest.release_id,
+                "size_bytes": built.size_bytes,
+                "answers": verdict.why,
+            },
+            data_version=dg.DataVersion(manifest.release_id),
+        )
+
+    return bento
+
+
+BENTO_FILE = "bento.json"
+
+
+def _manifest(chapter: Chapter, home: Home, version: str, source: Path) -> Manifest:
+    winner = Ladder.load(source / "ladder.json").winner
+    fetched = json.loads((chapter.of_version(home, "registered_model", version) / "fetched.json").read_text())
+    provenance = {"mlflow_model_id": fetched["model_id"]}
+    contract = load_contract(source)
+    return make_manifest(
+        chapter.spec.name,
+        version,
+        winner.rung,
+        winner.sha256,
+        contract,
+        chapter.spec.serving,
+        source_digest(PROJECT),
+        provenance,
+    )
+
+
+def _records(manifest: Manifest, rows) -> list[dict]:
+    """The rows as a client would send them: the contract's inputs by name."""
+    return rows[[field.name for field in manifest.contract.inputs]].to_dict("records")
+
+
+def _load_test(chapter: Chapter) -> dg.AssetsDefinition:
+    spec, serving = chapter.spec, chapter.spec.serving
+
+    @dg.asset(
+        key=chapter.key("load_test"),
+        deps=[chapter.key("bento")],
+        partitions_def=chapter.versions,
+        group_name=spec.name,
+        kinds={"bentoml"},
+        code_version=serving.digest(),
+    )
+    def load_test(
+        context: dg.AssetExecutionContext,
+        home: dg.ResourceParam[Home],
+        deployments: dg.ResourceParam[Deployments],
+        traffic: dg.ResourceParam[Traffic],
+    ) -> dg.MaterializeResult:
+        """The built bento under load: Poisson arrivals at the expected peak and at twice that.
+
+        Real rows, one a request, never a constant one; latency counts from the intended start of each
+        request, and a run in which the generator fell behind is void. All samples are kept.
+        """
+        version = context.partition_key
+        source = chapter.of_version(home, "bento", version)
+        tag, manifest = json.loads((source / BENTO_FILE).read_text())["tag"], Manifest.load(source)
+        rows = sample(read_rows(home.data(spec.data.reference), "reference"), LOAD_ROWS)
+        bodies = [orjson.dumps({"rows": [row]}) for row in _records(manifest, rows)]
+        peak = serving.expected_peak_rps
+        stages = [("peak", peak, serving.load_seconds), ("twice the peak", 2 * peak, serving.load_seconds)]
+        with replacing_folder(chapter.of_version(home, "load_test", version)) as folder:
+            with deployments.stage(spec.name, tag) as url:
+                traffic.run(f"{url}/predict", bodies, [("warm-up", peak, WARM_UP_SECONDS)], seed=1)
+                result = traffic.run(f"{url}/predict", bodies, stages, seed=0, on_progress=_progress)
+            pq.write_table(result.samples, folder / "samples.parquet")
+            limits = {"p99_limit_ms": serving.p99_ms, "max_error_rate": serving.max_error_rate}
+            load = {**limits, "stages": [asdict(stage) for stage in result.stages]}
+            (folder / "load.json").write_text(json.dumps(load, indent=2))
+            verdict = judge_load(result.stages, subject=tag, **limits).save(folder)
+        return dg.MaterializeResult(
+            metadata={"verdict": verdict.why, **{f"p99_ms {s.name}": s.p99_ms for s in result.stages}},
+            data_version=dg.DataVersion(tag),
+        )
+
+    return load_test

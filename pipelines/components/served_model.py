@@ -1,0 +1,68 @@
+"""ServedModel: one defs.yaml gives a model its whole release, its scoring and its monitoring."""
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from pipelines.assets.common import Chapter
+from pipelines.assets.monitor import monitor
+from pipelines.assets.optimize import optimize
+from pipelines.assets.package import package
+from pipelines.assets.report import report
+from pipelines.assets.rollout import rollout
+from pipelines.assets.score import score
+from pipelines.components.registry_sensor import registry_sensor
+from pipelines.components.scaffolder import ServedModelScaffolder
+from pipelines.core.spec import ModelSpec, ScoringSpec
+
+
+@dg.scaffold_with(ServedModelScaffolder)
+class ServedModel(ModelSpec, dg.Component, dg.Resolvable):
+    """A model from its registration to a release that serves, scores and is watched.
+
+    Makes the assets [name, …], their checks, the jobs NAME_release, NAME_scoring and NAME_performance, a
+    sensor on the registry and the schedules of scoring.
+    """
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        chapter = Chapter(self)
+        release = [*optimize(chapter), *package(chapter), *rollout(chapter)]
+        release_job = _job(f"{self.name}_release", [*_keys(release), chapter.key("release_report")])
+        watching = [*score(chapter, self.scoring), *monitor(chapter, self.scoring)] if self.scoring else []
+        jobs, schedules = _scoring_jobs(chapter, self.scoring) if self.scoring else ([], [])
+        definitions = [*release, *watching, *report(chapter, self.scoring)]
+        return dg.Definitions(
+            assets=[item for item in definitions if not isinstance(item, dg.AssetChecksDefinition)],
+            asset_checks=[item for item in definitions if isinstance(item, dg.AssetChecksDefinition)],
+            jobs=[release_job, *jobs],
+            schedules=schedules,
+            sensors=[registry_sensor(chapter, release_job.name)],
+        )
+
+
+def _keys(definitions: Sequence) -> list[dg.AssetKey]:
+    return [item.key for item in definitions if not isinstance(item, dg.AssetChecksDefinition)]
+
+
+def _job(name: str, keys: Sequence[dg.AssetKey]):
+    """In one process: its steps share their imports, which would cost more than the steps themselves."""
+    return dg.define_asset_job(name, dg.AssetSelection.assets(*keys), executor_def=dg.in_process_executor)
+
+
+def _scoring_jobs(chapter: Chapter, scoring: ScoringSpec) -> tuple[list, list]:
+    """Jobs and schedules of a month that ended, and of a month whose labels arrived."""
+    name, spec = chapter.spec.name, scoring
+    steps = [chapter.key(asset) for asset in ("scoring_input", "scores", "drift", "monitoring_report")]
+    jobs = [_job(f"{name}_scoring", [*_upstream(spec.input_asset), *steps])]
+    if spec.labels:
+        labelled = [*_upstream(spec.labels_asset), chapter.key("performance")]
+        jobs.append(_job(f"{name}_performance", labelled))
+    schedules = [
+        dg.build_schedule_from_partitioned_job(job, cron_schedule=spec.cron, name=f"{job.name}_schedule")
+        for job in jobs
+    ]
+    return jobs, schedules
+
+
+def _upstream(asset: str | None) -> list[dg.AssetKey]:
+    return [dg.AssetKey.from_user_string(asset)] if asset else []

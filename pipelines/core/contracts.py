@@ -1,0 +1,56 @@
+"""Deriving the contract of a model from its signature, its declared categories and the user's ranges."""
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from bentos.contract import Contract, Field
+from pipelines.core.errors import ContractBroken
+
+
+class TensorLike(Protocol):
+    """A tensor of a signature: name, NumPy dtype name, shape with -1 for the batch."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+def derive_contract(
+    model: str,
+    inputs: Iterable[TensorLike],
+    outputs: Iterable[TensorLike],
+    metadata: Mapping,
+    ranges: Mapping[str, list[float]],
+) -> Contract:
+    """The contract of a registered model.
+
+    `metadata["categories"]` maps an input to the strings it was trained on (category i is code i + 1), and
+    `metadata["open"]` lists the inputs for which any other string is code 0. `ranges` are the inclusive
+    [minimum, maximum] of numeric inputs. Raises ContractBroken where these name no such input.
+    """
+    categories, opened = metadata.get("categories", {}), metadata.get("open", [])
+    fields = tuple(_input(tensor, categories, opened, ranges) for tensor in inputs)
+    known = {field.name for field in fields}
+    for source, names in {"ranges": ranges, "categories": categories, "open": opened}.items():
+        if stray := sorted(set(names) - known):
+            raise ContractBroken(
+                model, f"{source} name {', '.join(stray)}", f"its inputs are {sorted(known)}"
+            )
+    return Contract(fields, tuple(Field(t.name, t.dtype, t.shape) for t in outputs))
+
+
+def _input(tensor: TensorLike, categories: Mapping, opened: Iterable[str], ranges: Mapping) -> Field:
+    low, high = ranges.get(tensor.name, (None, None))
+    names = categories.get(tensor.name)
+    return Field(
+        tensor.name,
+        tensor.dtype,
+        tensor.shape,
+        categories=None if names is None else tuple(names),
+        open=tensor.name in opened,
+        minimum=low,
+        maximum=high,
+    )

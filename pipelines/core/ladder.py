@@ -1,0 +1,110 @@
+"""The precision ladder as a table: what each rung is, what was measured, which one won and why."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from pipelines.core.spec import GateSpec
+from pipelines.core.verdict import Outcome
+
+TIE = 1.02
+"""Rungs within 2 % of the fastest are equally fast: that is the noise of the measurement."""
+
+
+@dataclass(frozen=True)
+class RungReport:
+    """One row of the ladder: what a rung is, what was measured, and what came of it.
+
+    value, low, high      the metric on the holdout with its 95 % interval
+    drop, drop_bound      loss of the metric against fp32, and the one-sided bound of that loss
+    mean_shift, max_shift |Δp| against fp32;  flips: decisions at 0.5 that changed
+    batch_shift           largest |Δp| of a row between being scored alone and among others
+    speedup               times as fast as fp32, over all batch sizes (geometric mean)
+    """
+
+    rung: str
+    built: bool
+    why: str
+    outcome: Outcome = "fail"
+    chosen: bool = False
+    sha256: str = ""
+    size_bytes: int | None = None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    drop: float | None = None
+    drop_bound: float | None = None
+    mean_shift: float | None = None
+    max_shift: float | None = None
+    flips: int | None = None
+    batch_shift: float | None = None
+    overall_speedup: float | None = None
+    latency_us: Mapping[int, float] = field(default_factory=dict)
+    speedup: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """All rungs that were tried on the same holdout rows, and which one was chosen."""
+
+    metric: str
+    rows: int
+    batch_sizes: list[int]
+    chosen: str | None
+    rungs: tuple[RungReport, ...]
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "Ladder":
+        fields = json.loads(path.read_text())
+        return cls(**{**fields, "rungs": tuple(RungReport(**rung) for rung in fields["rungs"])})
+
+    def markdown(self) -> str:
+        """The table of all rungs, for the catalogue."""
+        head = f"| rung | {self.metric} (95 %) | size | speed against fp32 | Δp mean / flips | verdict |\n"
+        return head + "|---|---|---|---|---|---|\n" + "\n".join(map(_row, self.rungs))
+
+    @property
+    def winner(self) -> RungReport:
+        """The chosen rung. Raises StopIteration where none passed; `judge_ladder` says so first."""
+        return next(rung for rung in self.rungs if rung.chosen)
+
+
+def choose(reports: list[RungReport], spec: GateSpec, rows: int) -> Ladder:
+    """Pick the fastest passing rung; of equally fast ones the most exact. The others say why they lost."""
+    passing = [report for report in reports if report.outcome == "pass"]
+    fastest = max((report.overall_speedup or 0 for report in passing), default=0)
+    level = [report for report in passing if (report.overall_speedup or 0) * TIE >= fastest]
+    winner = min(level, key=lambda report: report.mean_shift or 0, default=None)
+    return Ladder(
+        spec.metric,
+        rows,
+        list(spec.batch_sizes),
+        winner.rung if winner else None,
+        tuple(_explained(report, winner) for report in reports),
+    )
+
+
+def _explained(report: RungReport, winner: RungReport | None) -> RungReport:
+    if winner is None or report.outcome != "pass":
+        return report
+    if report is winner:
+        return replace(report, chosen=True, why="the fastest that passed everything")
+    ours, theirs = winner.overall_speedup or 0, report.overall_speedup or 0
+    if ours > theirs * TIE:
+        return replace(report, why=f"passed, but {winner.rung} is faster ({ours:.2f}x against {theirs:.2f}x)")
+    return replace(report, why=f"passed, but {winner.rung} is as fast and more exact")
+
+
+def _row(report: RungReport) -> str:
+    if report.value is None:
+        return f"| {report.rung} | | | | | {report.outcome}: {report.why} |"
+    name = f"**{report.rung}**" if report.chosen else report.rung
+    accuracy = f"{report.value:.4f} ({report.low:.4f}–{report.high:.4f})"
+    speed = f"{report.overall_speedup:.2f}x"
+    moved = f"{report.mean_shift:.4f} / {report.flips}"
+    size = f"{(report.size_bytes or 0) / 1024:.0f} KiB"
+    return f"| {name} | {accuracy} | {size} | {speed} | {moved} | {report.outcome}: {report.why} |"

@@ -1,0 +1,66 @@
+"""What goes into a bento: its manifest and identity, and whether the built bento answers like its model."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bentos.contract import Contract
+from bentos.manifest import Manifest, Plan
+from pipelines.core.rows import digest_of
+from pipelines.core.spec import ServingSpec
+from pipelines.core.verdict import Verdict, judge
+
+REQUEST_ROWS = (1, 7, 64)
+"""Rows of the requests that the built bento is asked, in turn."""
+
+
+def source_digest(project: Path) -> str:
+    """One digest of the service's code and pinned packages: a change makes another release."""
+    files = [project / "bentofile.yaml", *sorted((project / "bentos").rglob("*.py"))]
+    files.append(project / "bentos" / "requirements.txt")
+    return digest_of(*(hashlib.sha256(path.read_bytes()).hexdigest() for path in files))
+
+
+def make_manifest(
+    name: str,
+    version: str,
+    rung: str,
+    model_sha256: str,
+    contract: Contract,
+    serving: ServingSpec,
+    source: str,
+    provenance: Mapping[str, str],
+) -> Manifest:
+    """The manifest, with a release id that changes when the model, contract, plan or service code does."""
+    plan = Plan(serving.max_batch_size, serving.max_latency_ms, serving.threads)
+    parts = (name, version, model_sha256, json.dumps(contract.to_dict()), repr(plan), source)
+    release_id = f"v{version}-{digest_of(*parts)[:10]}"
+    return Manifest(name, version, release_id, rung, model_sha256, contract, plan, dict(provenance))
+
+
+def judge_answers(
+    ask: Callable[[Sequence[Mapping]], list[dict]],
+    rows: Sequence[Mapping],
+    expected: Mapping[str, np.ndarray],
+    tolerance: float,
+    subject: str,
+) -> Verdict:
+    """Whether a service answers `rows` like the ONNX file did, in requests of several sizes."""
+    answers: list[dict] = []
+    while len(answers) < len(rows):
+        size = REQUEST_ROWS[len(answers) % len(REQUEST_ROWS)]
+        answers += ask(rows[len(answers) : len(answers) + size])
+    worst = {
+        name: float(np.abs(np.array([answer[name] for answer in answers]) - values).max())
+        for name, values in expected.items()
+    }
+    failures = [
+        f"{name} differs from the ONNX file by up to {difference:.2g}, more than {tolerance:g}"
+        for name, difference in worst.items()
+        if not difference <= tolerance
+    ]
+    praise = f"{len(rows)} rows differ from the ONNX file by at most {max(worst.values()):.2g}"
+    return judge("answers_like_onnx", subject, failures, praise, rows=len(rows), **worst)

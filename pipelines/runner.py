@@ -1,0 +1,153 @@
+"""Running assets from the prompt: only what is out of date, in this process, one line a step.
+
+What is out of date is decided by Dagster's own data versions and code versions, so the UI and the prompt
+agree. An asset whose blocking check is red is out of date too.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import dagster as dg
+from dagster import AssetKey, DagsterEvent, DagsterInstance
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContext
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+
+from pipelines.core.errors import SeatrialError
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+Progress = Callable[[str], None]
+
+
+class RunFailed(SeatrialError):
+    """A step failed or a blocking check held the run back."""
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(f"{where}: {why}")
+
+
+@dataclass
+class Times:
+    """Seconds spent in each step of the runs so far, by asset; checks count with their asset."""
+
+    steps: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def total(self) -> float:
+        return time.perf_counter() - self.started
+
+
+@dataclass
+class Runner:
+    """Brings assets of one code location up to date."""
+
+    definitions: dg.Definitions
+    instance: DagsterInstance
+    progress: Progress
+    times: Times = field(default_factory=Times)
+
+    def refresh(self, job: str, assets: Sequence[AssetKey], partition: str | None = None) -> list[str]:
+        """Materialize those of `assets` (upstream first) that are out of date; returns their names.
+
+        Raises RunFailed with the sentence of the step or check that failed.
+        """
+        ran: list[str] = []
+        for _ in range(len(assets) + 1):
+            stale = self._stale(assets, partition)
+            if not stale:
+                break
+            self._run(job, stale, partition)
+            ran += [key.path[-1] for key in stale]
+        return ran
+
+    def add_partition(self, partitions: dg.DynamicPartitionsDefinition, name: str) -> None:
+        self.instance.add_dynamic_partitions(str(partitions.name), [name])
+
+    @cached_property
+    def _graph(self):
+        return self.definitions.resolve_asset_graph()
+
+    def _stale(self, assets: Iterable[AssetKey], partition: str | None) -> list[AssetKey]:
+        resolver = CachingStaleStatusResolver(self.instance, self._graph, _Loading(self.instance))
+        red = self._held_back(assets)
+        stale = []
+        for key in assets:
+            partitioned = self._graph.get(key).is_partitioned
+            status = resolver.get_status(key, partition if partitioned else None)
+            if status != StaleStatus.FRESH or key in red:
+                stale.append(key)
+        return stale
+
+    def _held_back(self, assets: Iterable[AssetKey]) -> set[AssetKey]:
+        """Assets with a blocking check whose last evaluation was red."""
+        checks = [
+            check
+            for key in assets
+            for check in self._graph.get(key).check_keys
+            if self._graph.get_check_spec(check).blocking
+        ]
+        records = self.instance.event_log_storage.get_latest_asset_check_execution_by_key(checks)
+        failed = AssetCheckExecutionRecordStatus.FAILED
+        return {check.asset_key for check, record in records.items() if record.status == failed}
+
+    def _run(self, job: str, assets: Sequence[AssetKey], partition: str | None) -> None:
+        run_id = str(uuid.uuid4())
+        self.instance.add_event_listener(run_id, lambda entry: self._tell(entry.dagster_event))
+        result = self.definitions.resolve_job_def(job).execute_in_process(
+            run_config=QUIET,
+            instance=self.instance,
+            partition_key=partition,
+            asset_selection=assets,
+            raise_on_error=False,
+            run_id=run_id,
+        )
+        if not result.success:
+            raise _failure(result.all_events)
+
+    def _tell(self, event: DagsterEvent | None) -> None:
+        if event is None or not event.step_key:
+            return
+        name = event.step_key.replace("__", "/")
+        if event.is_step_start:
+            self.progress(f"… {name}")
+        elif event.is_step_success:
+            seconds = event.step_success_data.duration_ms / 1000
+            self.times.steps[name] = self.times.steps.get(name, 0.0) + seconds
+            self.progress(f"✓ {name}  {seconds:.1f} s")
+        elif event.is_step_failure:
+            self.progress(f"✗ {name}")
+
+
+def _failure(events: Sequence[DagsterEvent]) -> RunFailed:
+    """The first red blocking check, else the first error of ours, else whatever the step raised."""
+    for event in events:
+        if event.is_asset_check_evaluation:
+            found = event.asset_check_evaluation_data
+            if found.blocking and not found.passed:
+                return RunFailed(f"{found.asset_key.to_user_string()} {found.check_name}", str(found.description))
+    for event in events:
+        if event.is_step_failure and event.step_failure_data.error:
+            error = event.step_failure_data.error
+            root = error.cause or error
+            return RunFailed(str(event.step_key).replace("__", "/"), root.message.strip())
+    return RunFailed("run", "it ended without saying why; look at it in the Dagster UI")
+
+
+class _Loading(LoadingContext):
+    """What the resolver loads records through, for one look."""
+
+    def __init__(self, instance: DagsterInstance) -> None:
+        self._instance, self._loaders = instance, {}
+
+    @property
+    def instance(self) -> DagsterInstance:
+        return self._instance
+
+    @property
+    def loaders(self) -> Mapping:
+        return self._loaders
