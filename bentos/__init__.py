@@ -3,5 +3,6 @@
 contract    the model's inputs and outputs: encoding and validation, online and in batch
 manifest    what is packed beside model.onnx
 engine      the ONNX Runtime session
+schema      the JSON of requests and answers, derived from the contract
 service     the BentoML service
 """

@@ -1,0 +1,58 @@
+"""pip and venv: Python environments with given packages only, and commands whose output is kept.
+
+Not a door of its own: it stands behind `bento_store`, as a bento is served from its own environment.
+"""
+
+import fcntl
+import hashlib
+import os
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipelines.core.errors import BuildFailed
+
+
+def python_with(requirements: Path, environments: Path) -> Path:
+    """The Python of a virtual environment with these requirements only, made once for each set of them.
+
+    `.complete` is written last, so that a half-made one is made anew. Nothing is compiled ahead: a service
+    imports a fraction of the modules, and they are compiled at its first start. Raises BuildFailed."""
+    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()[:16]
+    folder = environments / digest
+    python = folder / "bin" / "python"
+    with locked(environments / f"{digest}.lock"):
+        if not (folder / ".complete").exists():
+            venv.create(folder, clear=True, symlinks=True)
+            pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-input"]
+            argv = [*pip, "--no-compile", "-r", str(requirements)]
+            run("The environment of the service", argv, _for_pip(), folder, environments / f"{digest}.log")
+            (folder / ".complete").touch()
+    return python
+
+
+def run(subject: str, argv: Sequence[str], env: Mapping[str, str], folder: Path, log: Path) -> None:
+    """Run to the end with the output in `log`. Raises BuildFailed with the last line of it."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as output:
+        ended = subprocess.run(argv, env=env, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+    if ended.returncode:
+        lines = log.read_text().strip().splitlines() or [f"exit status {ended.returncode}"]
+        raise BuildFailed(subject, log, lines[-1])
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time; the lock ends with the process, however that ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _for_pip() -> dict[str, str]:
+    """All but Python's own: indexes, proxies and certificates are set by variables on many machines."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
