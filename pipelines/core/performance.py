@@ -1,4 +1,4 @@
-"""How good a month's predictions were, once its labels have arrived: measured, and held against the holdout."""
+"""How good the predictions of a month were, once its labels have arrived, held against the holdout."""
 
 import json
 from collections.abc import Mapping

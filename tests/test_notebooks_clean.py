@@ -1,0 +1,260 @@
+"""The notebooks are as they should be in git, and run on data like the assets write them."""
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from bentos.contract import Contract, Field
+from pipelines.core.drift import measure_drift
+from pipelines.core.performance import measure_performance
+from pipelines.core.spec import MonitoringSpec
+from pipelines.gateways.notebooks import Papermill
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+PARAMETERS = {
+    "release_review": {"release_dir", "model", "version"},
+    "drift_review": {"drift_dir", "model", "month", "performance_file"},
+}
+CONTRACT = Contract(
+    inputs=(
+        Field("carrier", "int64", categories=("AA", "B6", "DL", "UA"), open=True),
+        Field("dest", "int64", categories=tuple("ABCDEFGHIJKLMNOP")),
+        *(Field(name, "float32") for name in ("distance", "temp", "wind_speed", "departure_hour")),
+    ),
+    outputs=(Field("probability", "float32"),),
+)
+
+
+def cells(name: str, kind: str) -> list:
+    return [cell for cell in nbformat.read(FOLDER / f"{name}.ipynb", 4).cells if cell.cell_type == kind]
+
+
+def test_every_notebook_is_known_here():
+    assert set(NAMES) == set(PARAMETERS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_are_stripped_and_metadata_is_minimal(name: str):
+    assert all(not cell.outputs and cell.execution_count is None for cell in cells(name, "code"))
+    assert set(nbformat.read(FOLDER / f"{name}.ipynb", 4).metadata) <= {"kernelspec", "language_info"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_opens_with_a_title_and_a_question_and_documents_its_parameters(name: str):
+    assert re.match(r"# .+\n\n\*\*.+\?\*\*", cells(name, "markdown")[0].source)
+    tagged = [cell for cell in cells(name, "code") if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    lines = tagged[0].source.splitlines()
+    assert all(re.fullmatch(r"\w+ = \S+  # .+", line) for line in lines)
+    assert {line.split(" ")[0] for line in lines} == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cells_are_short_and_define_nothing(name: str):
+    for cell in cells(name, "code"):
+        assert not re.search(r"^\s*(def|class|async) ", cell.source, re.MULTILINE)
+        assert len(cell.source.splitlines()) <= 60
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_path_of_a_machine_is_in_it(name: str):
+    text = (FOLDER / f"{name}.ipynb").read_text()
+    assert not re.search(r"[\"' ](/(home|root|work|tmp|Users|usr|opt)/|[A-Z]:\\\\)", text)
+
+
+def rung(name: str, outcome: str, speed: float, value: float, why: str, chosen: bool = False) -> dict:
+    sizes = ("1", "8", "64")
+    return {
+        "rung": name,
+        "built": True,
+        "size_bytes": int(98_000 / speed),
+        "value": value,
+        "low": value - 0.012,
+        "high": value + 0.012,
+        "drop": 0.741 - value,
+        "drop_bound": 0.742 - value,
+        "mean_shift": 0.004,
+        "max_shift": 0.031,
+        "flips": 17,
+        "batch_shift": 0.0,
+        "latency_us": {size: (11 + int(size)) / speed for size in sizes},
+        "speedup": {size: {"median": speed, "low": speed * 0.93, "high": speed * 1.1} for size in sizes},
+        "outcome": outcome,
+        "why": why,
+        "chosen": chosen,
+    }
+
+
+def write_ladder(folder: Path) -> None:
+    unbuilt = dict.fromkeys(rung("", "", 1, 1, ""))
+    rungs = [
+        rung("fp32", "pass", 1.0, 0.741, "the reference; int8_static is 2.1 times as fast at 64 rows"),
+        rung(
+            "int8_dynamic", "fail", 1.8, 0.739, "answers depend on batch mates: |Δp| 0.013 of 0.001 allowed"
+        ),
+        rung("int8_static", "pass", 2.1, 0.74, "the fastest rung that passed every gate", chosen=True),
+        unbuilt
+        | {"rung": "fp16", "built": False, "outcome": "inconclusive", "why": "no GPU", "chosen": False},
+    ]
+    ladder = {"metric": "auc", "rows": 20_000, "batch_sizes": [1, 8, 64], "chosen": "int8_static"}
+    (folder / "release_model").mkdir(parents=True)
+    (folder / "release_model" / "ladder.json").write_text(json.dumps(ladder | {"rungs": rungs}))
+
+
+def write_verdicts(folder: Path, load_test: str) -> None:
+    for asset, gate, outcome, why in [
+        ("registered_model", "expectations", "pass", "all 27 expectations hold for 20,000 holdout rows"),
+        ("onnx_model", "parity", "pass", "largest difference to the source model 3e-7 of 0.0001 allowed"),
+        ("int8_dynamic", "batch_invariant", "fail", "answers depend on batch mates: |Δp| 0.013 of 0.001"),
+        ("release_model", "not_worse_than_production", "pass", "AUC .740 against .738 in production"),
+        ("bento", "smoke", "pass", "the built bento answers like the ONNX file"),
+        ("load_test", "slo", load_test, "p99 of 21 ms at 100 requests/s, 100 ms allowed; no errors"),
+    ]:
+        (folder / asset).mkdir(exist_ok=True)
+        verdict = {"gate": gate, "outcome": outcome, "subject": "abc", "reasons": [why], "numbers": {}}
+        (folder / asset / f"{gate}.verdict.json").write_text(json.dumps(verdict))
+
+
+def write_load(folder: Path) -> None:
+    random = np.random.default_rng(0)
+    stages, samples = [], []
+    for name, rate in (("1x", 50), ("2x", 100)):
+        latency_ms = 2 + random.lognormal(0.8, 0.6, rate * 10) * rate / 50
+        stages.append(
+            {
+                "name": name,
+                "rate_rps": rate,
+                "seconds": 10.0,
+                "requests": len(latency_ms),
+                "errors": 0,
+                "p50_ms": float(np.quantile(latency_ms, 0.5)),
+                "p99_ms": float(np.quantile(latency_ms, 0.99)),
+                "throughput_rps": rate * 0.998,
+            }
+        )
+        samples.append(
+            pd.DataFrame(
+                {
+                    "stage": name,
+                    "intended_s": np.arange(len(latency_ms)) / rate,
+                    "latency_ms": latency_ms,
+                    "status": 200,
+                }
+            )
+        )
+    load = {"stages": stages, "p99_limit_ms": 100.0, "max_error_rate": 0.001}
+    (folder / "load_test").mkdir(exist_ok=True)
+    (folder / "load_test" / "load.json").write_text(json.dumps(load))
+    pd.concat(samples).to_parquet(folder / "load_test" / "samples.parquet")
+
+
+def flights(rows: int, seed: int, moved: float = 0.0) -> pd.DataFrame:
+    random = np.random.default_rng(seed)
+    fields = {field.name: field for field in CONTRACT.inputs}
+    logits = random.normal(-1.2 + moved / 4, 0.9, rows)
+    return pd.DataFrame(
+        {
+            "id": np.arange(rows),
+            "carrier": random.choice(
+                fields["carrier"].categories, rows, p=[0.4 - moved / 5, 0.3, 0.2, 0.1 + moved / 5]
+            ),
+            "dest": random.choice(fields["dest"].categories, rows),
+            "distance": random.gamma(3, 350, rows),
+            "temp": random.normal(38 + 18 * moved, 11, rows),
+            "wind_speed": random.gamma(4, 2.8 - moved / 2, rows),
+            "departure_hour": random.integers(5, 24, rows).astype("float64"),
+            "probability": 1 / (1 + np.exp(-logits)),
+        }
+    )
+
+
+def write_drift(folder: Path, rows: int = 6000) -> None:
+    folder.mkdir(exist_ok=True)
+    reference, current = flights(8000, 0), flights(rows, 1, moved=1.0)
+    reference.to_parquet(folder / "reference.parquet")
+    current.to_parquet(folder / "current.parquet")
+    page = folder / "drift.html"
+    report = measure_drift(
+        reference, current, CONTRACT, MonitoringSpec(), page, subject="abc", month="2013-07"
+    )
+    report.save(folder / "drift.json")
+
+
+def write_performance(path: Path) -> None:
+    scores = flights(6000, 1, moved=1.0)
+    labels = scores[["id"]].assign(late=np.random.default_rng(2).random(6000) < scores["probability"] ** 1.4)
+    measure_performance(
+        scores,
+        labels.astype({"late": int}).head(5600),
+        key="id",
+        label="late",
+        output="probability",
+        holdout_value=0.741,
+        spec=MonitoringSpec(),
+        subject="abc",
+        month="2013-07",
+    ).save(path)
+
+
+def page(name: str, parameters: dict, into: Path) -> str:
+    report = Papermill(FOLDER).run(name, parameters, into)
+    html = report.html.read_text()
+    assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//", html)
+    assert not re.search(r"<(script|link|iframe)[^>]*(src|href)\s*=\s*[\"']?[^\"'>\s]", html)
+    executed = nbformat.read(report.notebook, 4)
+    assert not [o for c in executed.cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
+    return html
+
+
+@pytest.mark.e2e
+def test_the_release_review_tells_the_decision_and_why_the_others_lost(tmp_path: Path):
+    write_ladder(tmp_path)
+    write_verdicts(tmp_path, "pass")
+    write_load(tmp_path)
+    parameters = {"release_dir": tmp_path, "model": "flight_delay", "version": "3"}
+    html = page("release_review", parameters, tmp_path / "report")
+    assert "flight_delay version 3 may serve, as int8_static." in html
+    assert "5 of 5 gates that decide passed" in html
+    assert "answers depend on batch mates" in html
+    assert html.count("<img") == 2
+
+
+@pytest.mark.e2e
+def test_the_release_review_of_a_stopped_release_without_a_load_test_says_so(tmp_path: Path):
+    write_ladder(tmp_path)
+    write_verdicts(tmp_path, "fail")
+    parameters = {"release_dir": tmp_path, "model": "flight_delay", "version": 3}
+    html = page("release_review", parameters, tmp_path / "report")
+    assert "flight_delay version 3 must not serve." in html
+    assert "There is no load test in this release yet." in html
+    assert html.count("<img") == 1
+
+
+@pytest.mark.e2e
+def test_the_drift_review_tells_the_verdict_and_shows_what_moved(tmp_path: Path):
+    write_drift(tmp_path)
+    write_performance(tmp_path / "performance.json")
+    parameters = {"drift_dir": tmp_path, "model": "flight_delay", "month": "2013-07"}
+    html = page(
+        "drift_review", parameters | {"performance_file": tmp_path / "performance.json"}, tmp_path / "report"
+    )
+    assert "flight_delay, 2013-07" in html and "drifts" in html
+    assert "input temp (wasserstein distance" in html
+    assert "the holdout" in html and html.count("<img") == 3
+
+
+@pytest.mark.e2e
+def test_the_drift_review_of_a_thin_month_without_labels_says_so(tmp_path: Path):
+    write_drift(tmp_path, rows=40)
+    html = page(
+        "drift_review",
+        {"drift_dir": tmp_path, "model": "flight_delay", "month": "2013-07"},
+        tmp_path / "report",
+    )
+    assert "too few rows" in html and "Its labels have not arrived yet" in html
