@@ -1,0 +1,142 @@
+"""Batch scoring: Parquet → model → Parquet, one record batch at a time, so memory does not grow with rows.
+
+The encoding and the session are those of the service, so a row gets the same answer in a batch as online.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bentos.contract import Contract, ContractViolation, encode
+from bentos.manifest import sha256
+from pipelines.core.errors import ContractBroken, FileMissing
+
+
+class Runs(Protocol):
+    """A session: encoded inputs in, outputs by name."""
+
+    def run(self, feeds: dict[str, np.ndarray]) -> Mapping[str, np.ndarray]: ...
+
+
+@dataclass
+class Moments:
+    """The mean and the range of one output."""
+
+    mean: float = 0.0
+    minimum: float = float("inf")
+    maximum: float = float("-inf")
+
+    def add(self, values: np.ndarray, rows_before: int) -> None:
+        rows = rows_before + len(values)
+        self.mean += (float(values.mean(dtype=np.float64)) - self.mean) * len(values) / rows
+        self.minimum = min(self.minimum, float(values.min()))
+        self.maximum = max(self.maximum, float(values.max()))
+
+
+@dataclass(frozen=True)
+class ScoreSummary:
+    """What was written: `sha256` is the digest of the file."""
+
+    rows: int
+    sha256: str
+    outputs: dict[str, Moments]
+
+
+def score_file(
+    source: Path, target: Path, engine: Runs, contract: Contract, key: str, batch_rows: int
+) -> ScoreSummary:
+    """Score every row of `source` into `target`: the key and one float32 column an output, in the same order.
+
+    Raises FileMissing, and ContractBroken naming file and column; then `target` is as it was before.
+    """
+    partial = target.with_name(f".{target.name}.scoring")
+    names = [field.name for field in contract.outputs]
+    rows, moments = 0, {name: Moments() for name in names}
+    try:
+        with _opened(source, contract, key) as file, _writer(partial, file, key, names) as writer:
+            for batch in _batches(file, contract, key, batch_rows):
+                scores = _scores(batch, engine, contract, source)
+                for name in names:
+                    moments[name].add(scores[name], rows)
+                writer.write_batch(pa.record_batch([batch.column(key), *scores.values()], writer.schema))
+                rows += len(batch)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return ScoreSummary(rows, sha256(target), moments)
+
+
+def _opened(source: Path, contract: Contract, key: str) -> pq.ParquetFile:
+    """The file, after its columns and types were compared with the contract."""
+    strings = [field.name for field in contract.inputs if field.categories is not None]
+    try:
+        file = pq.ParquetFile(source, read_dictionary=strings)
+    except FileNotFoundError as error:
+        raise FileMissing("scoring input", source) from error
+    except pa.ArrowInvalid as error:
+        raise _broken(source, f"it is not readable ({error})", "write it as Parquet") from error
+    found = {field.name: field.type for field in file.schema_arrow}
+    for name in [key, *(field.name for field in contract.inputs)]:
+        if name not in found:
+            raise _broken(source, f"the column {name} is missing", f"add {name}")
+    for field in contract.inputs:
+        expected, fits = ("strings", _is_string) if field.name in strings else ("numbers", _is_number)
+        if not fits(found[field.name]):
+            reason = f"the column {field.name} holds {found[field.name]} where {expected} are expected"
+            raise _broken(source, reason, f"write {field.name} as {expected}")
+    if file.metadata.num_rows == 0:
+        raise _broken(source, "it has no rows", "write the rows to score, or do not score it")
+    return file
+
+
+def _writer(target: Path, file: pq.ParquetFile, key: str, outputs: list[str]) -> pq.ParquetWriter:
+    key_field = file.schema_arrow.field(key)
+    schema = pa.schema([key_field, *(pa.field(name, pa.float32()) for name in outputs)])
+    return pq.ParquetWriter(target, schema, compression="zstd")
+
+
+def _batches(file: pq.ParquetFile, contract: Contract, key: str, rows: int) -> Iterator[pa.RecordBatch]:
+    """The columns that are needed, and nothing else of the file."""
+    columns = [key, *(field.name for field in contract.inputs if field.name != key)]
+    return file.iter_batches(batch_size=rows, columns=columns)
+
+
+def _scores(batch: pa.RecordBatch, engine: Runs, contract: Contract, source: Path) -> dict[str, np.ndarray]:
+    try:
+        columns = {field.name: _values(field.name, batch.column(field.name)) for field in contract.inputs}
+        outputs = engine.run(encode(contract, columns))
+    except ContractViolation as error:
+        mend = f"correct {error.field}, or the contract"
+        raise _broken(source, f"the column {error.field} {error.reason}", mend) from error
+    return {
+        field.name: outputs[field.name].reshape(len(batch)).astype(np.float32, copy=False)
+        for field in contract.outputs
+    }
+
+
+def _values(name: str, column: pa.Array) -> np.ndarray:
+    """A column as NumPy. Of strings only the distinct ones become Python objects; a null number is NaN."""
+    if not isinstance(column, pa.DictionaryArray):
+        return column.to_numpy(zero_copy_only=False)
+    if column.null_count:
+        raise ContractViolation(name, f"is null in {column.null_count} of {len(column)} rows")
+    return np.array(column.dictionary.to_pylist(), dtype=str)[column.indices.to_numpy()]
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return pa.types.is_dictionary(kind) and (
+        pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type)
+    )
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+
+
+def _broken(source: Path, reason: str, mend: str) -> ContractBroken:
+    return ContractBroken(f"The file {source}", reason, mend)
