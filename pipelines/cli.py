@@ -1,1 +1,69 @@
-def main(): ...
+"""The `seatrial` command: the few things one wants at a prompt; all else is `dg` and the Dagster UI."""
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bentos.contract import ContractViolation
+from pipelines.core.errors import SeatrialError
+from pipelines.defs.resources import Installation
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+console = Console(highlight=False, soft_wrap=True)
+
+
+@app.command()
+def demo(month: Annotated[str, typer.Option(help="The month to score.")] = "2013-04") -> None:
+    """Take the example from its data to a served, scored and watched release, and leave it running."""
+    from pipelines.demo import run_demo
+
+    run_demo(_installation(), month, console)
+
+
+@app.command()
+def release(uri: Annotated[str, typer.Argument(help="models:/NAME@ALIAS")]) -> None:
+    """Release the version that the alias points to: export, quantize, judge, load-test, serve."""
+    from pipelines.demo import run_release
+
+    run_release(_installation(), uri, console)
+
+
+@app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="As data, for programs.")] = False,
+) -> None:
+    """What serves, since when and on what evidence; what was scored last, and whether it drifted."""
+    from pipelines.summary import print_status, status_of
+
+    found = status_of(_installation())
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    else:
+        print_status(found, console)
+
+
+@app.command()
+def down() -> None:
+    """Stop every process that was started. `seatrial demo` or `release` starts them again."""
+    installation = _installation()
+    running = sorted(installation.deployments.processes.states())
+    installation.deployments.down()
+    console.print(f"Stopped {', '.join(running)}." if running else "Nothing was running.")
+
+
+def _installation() -> Installation:
+    installation = Installation.from_environment()
+    installation.prepare()
+    return installation
+
+
+def main() -> None:
+    """Run the command. An error of ours is one sentence on stderr and exit status 1."""
+    try:
+        app()
+    except (SeatrialError, ContractViolation) as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]seatrial:[/] {error}", markup=True)
+        sys.exit(1)

@@ -51,22 +51,21 @@ class Runner:
     progress: Progress
     times: Times = field(default_factory=Times)
 
-    def refresh(self, job: str, assets: Sequence[AssetKey], partition: str | None = None) -> list[str]:
-        """Materialize those of `assets` (upstream first) that are out of date; returns their names.
+    def refresh(self, job: str, partition: str | None = None, only: Sequence[AssetKey] = ()) -> list[str]:
+        """Materialize what is out of date among the job's assets (or `only` these); returns their names.
 
         Raises RunFailed with the sentence of the step or check that failed.
         """
+        selected = set(only) or self.definitions.resolve_job_def(job).asset_layer.selected_asset_keys
+        assets = [key for key in self._graph.toposorted_asset_keys if key in selected]
         ran: list[str] = []
-        for _ in range(len(assets) + 1):
+        for _ in assets:
             stale = self._stale(assets, partition)
             if not stale:
                 break
             self._run(job, stale, partition)
             ran += [key.path[-1] for key in stale]
         return ran
-
-    def add_partition(self, partitions: dg.DynamicPartitionsDefinition, name: str) -> None:
-        self.instance.add_dynamic_partitions(str(partitions.name), [name])
 
     @cached_property
     def _graph(self):
@@ -129,7 +128,9 @@ def _failure(events: Sequence[DagsterEvent]) -> RunFailed:
         if event.is_asset_check_evaluation:
             found = event.asset_check_evaluation_data
             if found.blocking and not found.passed:
-                return RunFailed(f"{found.asset_key.to_user_string()} {found.check_name}", str(found.description))
+                return RunFailed(
+                    f"{found.asset_key.to_user_string()} {found.check_name}", str(found.description)
+                )
     for event in events:
         if event.is_step_failure and event.step_failure_data.error:
             error = event.step_failure_data.error

@@ -58,7 +58,13 @@ def _scoring_jobs(chapter: Chapter, scoring: ScoringSpec) -> tuple[list, list]:
         labelled = [*_upstream(spec.labels_asset), chapter.key("performance")]
         jobs.append(_job(f"{name}_performance", labelled))
     schedules = [
-        dg.build_schedule_from_partitioned_job(job, cron_schedule=spec.cron, name=f"{job.name}_schedule")
+        dg.build_schedule_from_partitioned_job(
+            job,
+            name=f"{job.name}_schedule",
+            day_of_month=spec.day_of_month,
+            hour_of_day=spec.hour_of_day,
+            default_status=dg.DefaultScheduleStatus.RUNNING,
+        )
         for job in jobs
     ]
     return jobs, schedules

@@ -1,5 +1,6 @@
 """From what was registered to one self-contained ONNX file, and the proof that both answer alike."""
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -38,6 +39,8 @@ def check_onnx(path: Path) -> None:
 def _export_pt2(source: Path, target: Path, contract: Contract) -> None:
     import torch
 
+    # Says at every export that operators of torchvision, which nothing here uses, are not registered.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     program = torch.onnx.export(
         torch.export.load(source),
         (),

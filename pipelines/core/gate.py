@@ -46,9 +46,9 @@ def report_rung(
         flips=moved.flips,
         batch_shift=batch_shift,
         overall_speedup=speedup,
-        latency_us={rows: speed.latency_us for rows, speed in speeds.items()},
+        latency_us={str(rows): speed.latency_us for rows, speed in speeds.items()},
         speedup={
-            rows: {"median": speed.speedup, "low": speed.low, "high": speed.high}
+            str(rows): {"median": speed.speedup, "low": speed.low, "high": speed.high}
             for rows, speed in speeds.items()
         },
     )

@@ -40,8 +40,8 @@ class RungReport:
     flips: int | None = None
     batch_shift: float | None = None
     overall_speedup: float | None = None
-    latency_us: Mapping[int, float] = field(default_factory=dict)
-    speedup: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    latency_us: Mapping[str, float] = field(default_factory=dict)
+    speedup: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -53,11 +53,15 @@ BUILDERS: dict[str, Callable[[Path, Path, Tensors], None]] = {
 @contextmanager
 def _prepared(source: Path, beside: Path) -> Iterator[Path]:
     """The file with fresh shapes: quantization fails on those that an exporter left behind."""
+    import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    model = onnx.load(source)
+    del model.graph.value_info[:]
     with TemporaryDirectory(dir=beside.parent) as folder:
-        prepared = Path(folder) / "prepared.onnx"
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        cleared, prepared = Path(folder) / "cleared.onnx", Path(folder) / "prepared.onnx"
+        onnx.save(model, cleared)
+        quant_pre_process(cleared, prepared, skip_symbolic_shape=True)
         yield prepared
 
 

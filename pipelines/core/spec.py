@@ -136,11 +136,12 @@ class ScoringSpec(Settings):
     labels_delay_months: int = Field(1, description="How many months after the rows their labels arrive.")
     start: str = Field(description="The first month, e.g. 2013-04.")
     end: str | None = Field(None, description="The month after the last; none means it goes on.")
-    cron: str = Field("0 6 1 * *", description="When the month that just ended is scored, in UTC.")
+    day_of_month: int = Field(1, description="The day on which the month that just ended is scored.")
+    hour_of_day: int = Field(6, description="The hour of that day, in UTC.")
     batch_rows: int = Field(8192, description="Rows in one streamed record batch.")
 
     _are_monthly = field_validator("input", "labels")(_monthly)
-    _are_positive = positives("labels_delay_months", "batch_rows")
+    _are_positive = positives("labels_delay_months", "batch_rows", "day_of_month")
 
     @field_validator("start", "end")
     @classmethod

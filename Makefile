@@ -1,0 +1,39 @@
+# demo, test, ui, bench and lint install what they need first, once.
+PYTHON ?= python3
+BIN := .venv/bin
+EXTRA ?= cpu
+export SEATRIAL_HOME ?= $(CURDIR)/dagster_home
+export DAGSTER_HOME := $(SEATRIAL_HOME)
+
+.PHONY: demo test ui down bench lint install
+demo: install            ## from data to a served, scored and watched release
+	@$(BIN)/seatrial demo
+
+test: install            ## every test
+	@$(BIN)/python -m pytest
+
+ui: install              ## the Dagster UI
+	@mkdir -p "$(SEATRIAL_HOME)" && test -e "$(SEATRIAL_HOME)/dagster.yaml" || cp dagster_home/dagster.yaml "$(SEATRIAL_HOME)"
+	@$(BIN)/dg dev
+
+down:                    ## stop all that was started
+	@test ! -x $(BIN)/seatrial || $(BIN)/seatrial down
+
+bench: install           ## the benchmarks, as ratios measured in one run
+	@$(BIN)/python -m pytest tests/benchmarks
+
+lint: install            ## format, lint, types, layers, definitions
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports
+	@$(BIN)/dg check defs
+
+install: .venv/.installed
+
+# torch comes first and alone: elsewhere its exact version decides between the CPU build and gigabytes of CUDA.
+.venv/.installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRA),dev]'
+	@touch $@

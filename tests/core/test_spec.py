@@ -1,0 +1,44 @@
+"""Settings: a wrong one ends in a sentence that says what to write instead."""
+
+import pytest
+from pydantic import ValidationError
+
+from pipelines.core.spec import ModelSpec
+
+DATA = {"reference": "r", "calibration": "c", "holdout": "h", "label": "y", "key": "id"}
+GOOD = {"name": "churn", "registry_uri": "models:/churn@candidate", "data": DATA}
+
+
+def test_defaults_are_enough():
+    spec = ModelSpec(**GOOD)
+    assert (spec.registered_name, spec.alias, spec.gate.rungs[0]) == ("churn", "candidate", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"gate": {"max_drop": 1.0}}, "is a fraction such as 0.01, not 1 (percent)"),
+        ({"gate": {"rungs": ["int8_static"]}}, "must contain fp32"),
+        ({"gate": {"rungs": ["fp32", "int4"]}}, "'int8_dynamic'"),
+        ({"gate": {"batch_sizes": [0]}}, "must be greater than 0, not 0"),
+        ({"serving": {"path": "churn"}}, "must start with / and hold no spaces, e.g. /churn"),
+        ({"serving": {"p99_ms": -1}}, "must be greater than 0, not -1"),
+        ({"registry_uri": "models:/churn/3"}, "must be models:/NAME@ALIAS, e.g. models:/churn@candidate"),
+        ({"scoring": {"input": "x.parquet", "start": "2026-01"}}, "must contain {month}"),
+        ({"scoring": {"input": "{month}.parquet", "start": "January"}}, "must be a month such as 2013-04"),
+        ({"ranges": {"age": [90, 0]}}, "ranges.age must be [minimum, maximum]"),
+        ({"name": "My Model"}, "must be lower-case letters, digits and _"),
+        ({"serving": {"p99": 3}}, "Extra inputs are not permitted"),
+        ({"monitoring": {"columns": {"age": {"method": "psy", "threshold": 1}}}}, "'psi'"),
+    ],
+)
+def test_a_wrong_setting_says_what_to_write(change, says):
+    with pytest.raises(ValidationError) as refused:
+        ModelSpec(**{**GOOD, **change})
+    assert says in str(refused.value)
+
+
+def test_the_digest_changes_with_any_setting():
+    spec, other = ModelSpec(**GOOD), ModelSpec(**{**GOOD, "gate": {"max_drop": 0.01}})
+    assert spec.digest() != other.digest()
+    assert spec.serving.digest() == other.serving.digest()
