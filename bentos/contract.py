@@ -128,5 +128,5 @@ def _codes(field: Field, values: np.ndarray) -> np.ndarray:
     at = np.searchsorted(categories, values, sorter=order).clip(max=len(categories) - 1)
     known = categories[order[at]] == values
     if not (field.open or known.all()):
-        raise ContractViolation(field.name, f"{values[~known][0]!r} is not one of its categories")
+        raise ContractViolation(field.name, f"{str(values[~known][0])!r} is not one of its categories")
     return np.where(known, order[at] + 1, 0).astype(field.dtype)

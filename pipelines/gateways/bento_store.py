@@ -15,6 +15,14 @@ from pipelines.core.home import Home
 from pipelines.gateways.environments import locked, python_with, run
 from pipelines.gateways.processes import Command
 
+BENTOML = (sys.executable, "-m", "bentoml")
+SAVE_MODEL = """
+import shutil, sys, bentoml
+with bentoml.models.create(sys.argv[1]) as model:
+    shutil.copytree(sys.argv[2], model.path, dirs_exist_ok=True)
+"""
+"""Run in a process of its own: BentoML takes its store, and whether to phone home, from the environment."""
+
 
 @dataclass(frozen=True)
 class BuiltBento:
@@ -63,7 +71,8 @@ class BentoMLStore(BentoStore):
     def command(self, tag: str, port: int) -> Command:
         bento = self._item("bentos", *tag.split(":"))
         python = python_with(bento / "env" / "python" / "requirements.txt", self.home.environments)
-        serve = (python, "-m", "bentoml", "serve", tag, "--host", "127.0.0.1", "--port", str(port))
+        # By its folder: a tag would be tried first as the name of a module.
+        serve = (python, "-m", "bentoml", "serve", bento, "--host", "127.0.0.1", "--port", port)
         return Command(tuple(map(str, serve)), _settings(self._serving_home(port)))
 
     def _item(self, kind: str, name: str, version: str) -> Path:
@@ -73,12 +82,13 @@ class BentoMLStore(BentoStore):
         name, tag = manifest.model, f"{manifest.model}:{version}"
         with _scratch(self.home.bentoml / "building" / f"{name}-{version}") as scratch:
             store, context = scratch / "store", scratch / "context"
-            _save_model(store, tag, model, manifest)
+            packed = _pack(model, manifest, scratch / "model")
             self._stage(context)
-            env = {"HOME": os.environ["HOME"], "PATH": _path_with_no_uv(scratch / "bin"), **_settings(store)}
-            argv = [sys.executable, "-m", "bentoml", "build", "--name", name, "--version", version]
+            env = {"HOME": str(Path.home()), "PATH": _path_with_no_uv(scratch / "bin"), **_settings(store)}
+            build = (*BENTOML, "build", "--name", name, "--version", version, "--arg", f"release={tag}")
             log = self.home.bentoml / "logs" / f"{name}-{version}.log"
-            run(f"The bento {tag}", [*argv, "--arg", f"release={tag}"], env, context, log)
+            for argv in ((sys.executable, "-c", SAVE_MODEL, tag, str(packed)), build):
+                run(f"The bento {tag}", argv, env, context, log)
             for kind in ("models", "bentos"):  # the bento last: it says that all is there
                 self._move(store / kind / name, kind, version)
 
@@ -114,15 +124,12 @@ def _version(release_id: str) -> str:
     return re.sub(r"[^a-z0-9._-]", "-", release_id.lower()).strip("._-")
 
 
-def _save_model(store: Path, tag: str, model: Path, manifest: Manifest) -> None:
-    import bentoml
-    from bentoml._internal.models import ModelStore  # the public door knows only the store of BENTOML_HOME
-
-    (store / "models").mkdir(parents=True)
-    with bentoml.models.create(tag, _model_store=ModelStore(store / "models")) as saved:
-        shutil.copyfile(model, Path(saved.path) / MODEL_FILE)
-        manifest.save(Path(saved.path))
-        verified_model(Path(saved.path), manifest)
+def _pack(model: Path, manifest: Manifest, folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    shutil.copyfile(model, folder / MODEL_FILE)
+    manifest.save(folder)
+    verified_model(folder, manifest)
+    return folder
 
 
 def _settings(bentoml_home: Path) -> dict[str, str]:

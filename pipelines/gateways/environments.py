@@ -35,13 +35,14 @@ def python_with(requirements: Path, environments: Path) -> Path:
 
 
 def run(subject: str, argv: Sequence[str], env: Mapping[str, str], folder: Path, log: Path) -> None:
-    """Run to the end with the output in `log`. Raises BuildFailed with the last line of it."""
+    """Run to the end with the output in `log`. Raises BuildFailed with the last line that tells an error."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:
         ended = subprocess.run(argv, env=env, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
     if ended.returncode:
         lines = log.read_text().strip().splitlines() or [f"exit status {ended.returncode}"]
-        raise BuildFailed(subject, log, lines[-1])
+        told = [line for line in lines if "error" in line.lower()]
+        raise BuildFailed(subject, log, (told or lines)[-1])
 
 
 @contextmanager

@@ -1,0 +1,76 @@
+"""Request rows: what passes is what `encode` accepts, and every refusal names its field."""
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from bentos.contract import Contract, Field, encode
+from bentos.schema import MAX_STRING_LENGTH, columns, prediction_type, predictions, row_type
+from tests.bentos.tiny import CONTRACT, ROW
+
+ROWS = TypeAdapter(list[row_type(CONTRACT)])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param({"origin": "XXX"}, id="any string for an open category"),
+        pytest.param({"wind": 1}, id="a whole number for a float"),
+        pytest.param({"wind": None}, id="null where it is allowed"),
+        pytest.param({"dep delay": -100}, id="the end of a range"),
+        pytest.param({"dep delay": 3.4e38}, id="the largest float32"),
+    ],
+)
+def test_what_passes_is_encoded(changed):
+    (row,) = ROWS.validate_python([{**ROW, **changed}])
+    feeds = encode(CONTRACT, columns(CONTRACT, [row]))
+    assert {name: tensor.dtype for name, tensor in feeds.items()} == {
+        field.name: field.dtype for field in CONTRACT.inputs
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        pytest.param("carrier", "ZZ", id="unknown category"),
+        pytest.param("carrier", None, id="null for a category"),
+        pytest.param("origin", "x" * (MAX_STRING_LENGTH + 1), id="a string that would widen the batch"),
+        pytest.param("hour", 7.5, id="a fraction for an integer"),
+        pytest.param("hour", "7", id="a string for an integer"),
+        pytest.param("hour", True, id="a boolean for an integer"),
+        pytest.param("hour", 24, id="above the range"),
+        pytest.param("dep delay", "NaN", id="the string NaN"),
+        pytest.param("dep delay", float("nan"), id="NaN"),
+        pytest.param("dep delay", float("inf"), id="infinity"),
+        pytest.param("dep delay", 1e39, id="infinite as float32"),
+        pytest.param("dep delay", None, id="null where it is not allowed"),
+        pytest.param("surprise", 1, id="a field that the contract lacks"),
+    ],
+)
+def test_refusals_name_the_field(field, value):
+    with pytest.raises(ValidationError) as refused:
+        ROWS.validate_python([ROW, {**ROW, field: value}])
+    assert {error["loc"][:2] for error in refused.value.errors()} == {(1, field)}
+
+
+def test_a_missing_field_is_named():
+    with pytest.raises(ValidationError) as refused:
+        ROWS.validate_python([{name: value for name, value in ROW.items() if name != "hour"}])
+    assert [error["loc"] for error in refused.value.errors()] == [(0, "hour")]
+
+
+def test_vectors_have_their_length():
+    contract = Contract((Field("x", "float32", (-1, 2)), Field("flag", "bool")), ())
+    rows = TypeAdapter(list[row_type(contract)])
+    feeds = encode(contract, columns(contract, rows.validate_python([{"x": [1.0, 2.0], "flag": True}])))
+    assert feeds["x"].shape == (1, 2)
+    assert feeds["flag"].dtype == bool
+    with pytest.raises(ValidationError, match="too_long"):
+        rows.validate_python([{"x": [1.0, 2.0, 3.0], "flag": True}])
+
+
+def test_answers_are_objects_in_row_order():
+    contract = Contract((), (Field("p", "float32"), Field("codes", "int64", (-1, 2))))
+    answers = predictions({"p": np.float32([0.5, 0.25]), "codes": np.array([[1, 2], [3, 4]])})
+    assert answers == [{"p": 0.5, "codes": [1, 2]}, {"p": 0.25, "codes": [3, 4]}]
+    assert TypeAdapter(list[prediction_type(contract)]).validate_python(answers) == answers
