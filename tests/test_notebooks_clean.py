@@ -11,8 +11,10 @@ import pytest
 
 from bentos.contract import Contract, Field
 from pipelines.core.drift import measure_drift
+from pipelines.core.ladder import Ladder, RungReport
 from pipelines.core.performance import measure_performance
 from pipelines.core.spec import MonitoringSpec
+from pipelines.core.verdict import Outcome, Verdict
 from pipelines.gateways.notebooks import Papermill
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
@@ -68,57 +70,63 @@ def test_no_path_of_a_machine_is_in_it(name: str):
     assert not re.search(r"[\"' ](/(home|root|work|tmp|Users|usr|opt)/|[A-Z]:\\\\)", text)
 
 
-def rung(name: str, outcome: str, speed: float, value: float, why: str, chosen: bool = False) -> dict:
+def rung(
+    name: str, outcome: Outcome, speed: float, value: float, why: str, chosen: bool = False
+) -> RungReport:
     sizes = ("1", "8", "64")
-    return {
-        "rung": name,
-        "built": True,
-        "size_bytes": int(98_000 / speed),
-        "value": value,
-        "low": value - 0.012,
-        "high": value + 0.012,
-        "drop": 0.741 - value,
-        "drop_bound": 0.742 - value,
-        "mean_shift": 0.004,
-        "max_shift": 0.031,
-        "flips": 17,
-        "batch_shift": 0.0,
-        "latency_us": {size: (11 + int(size)) / speed for size in sizes},
-        "speedup": {size: {"median": speed, "low": speed * 0.93, "high": speed * 1.1} for size in sizes},
-        "outcome": outcome,
-        "why": why,
-        "chosen": chosen,
-    }
+    return RungReport(
+        name,
+        True,
+        why,
+        outcome,
+        chosen,
+        size_bytes=int(98_000 / speed),
+        value=value,
+        low=value - 0.012,
+        high=value + 0.012,
+        drop=0.741 - value,
+        drop_bound=0.742 - value,
+        mean_shift=0.004,
+        max_shift=0.031,
+        flips=17,
+        batch_shift=0.0,
+        overall_speedup=speed,
+        latency_us={size: (11 + int(size)) / speed for size in sizes},
+        speedup={size: {"median": speed, "low": speed * 0.93, "high": speed * 1.1} for size in sizes},
+    )
 
 
 def write_ladder(folder: Path) -> None:
-    unbuilt = dict.fromkeys(rung("", "", 1, 1, ""))
-    rungs = [
-        rung("fp32", "pass", 1.0, 0.741, "the reference; int8_static is 2.1 times as fast at 64 rows"),
+    rungs = (
+        rung("fp32", "pass", 1.0, 0.741, "passed, but int8_static is faster (2.10x against 1.00x)"),
         rung(
             "int8_dynamic", "fail", 1.8, 0.739, "answers depend on batch mates: |Δp| 0.013 of 0.001 allowed"
         ),
-        rung("int8_static", "pass", 2.1, 0.74, "the fastest rung that passed every gate", chosen=True),
-        unbuilt
-        | {"rung": "fp16", "built": False, "outcome": "inconclusive", "why": "no GPU", "chosen": False},
-    ]
-    ladder = {"metric": "auc", "rows": 20_000, "batch_sizes": [1, 8, 64], "chosen": "int8_static"}
+        rung("int8_static", "pass", 2.1, 0.74, "the fastest that passed everything", chosen=True),
+        RungReport("fp16", False, "it does not load"),
+    )
     (folder / "release_model").mkdir(parents=True)
-    (folder / "release_model" / "ladder.json").write_text(json.dumps(ladder | {"rungs": rungs}))
+    Ladder("auc", 20_000, [1, 8, 64], "int8_static", rungs).save(folder / "release_model" / "ladder.json")
 
 
-def write_verdicts(folder: Path, load_test: str) -> None:
-    for asset, gate, outcome, why in [
+def write_thin_ladder(folder: Path) -> None:
+    rungs = tuple(RungReport(name, True, "only 40 rows", "inconclusive") for name in ("fp32", "int8_static"))
+    (folder / "release_model").mkdir(parents=True)
+    Ladder("auc", 40, [1, 8, 64], None, rungs).save(folder / "release_model" / "ladder.json")
+
+
+def write_verdicts(folder: Path, load_test: Outcome) -> None:
+    found: list[tuple[str, str, Outcome, str]] = [
         ("registered_model", "expectations", "pass", "all 27 expectations hold for 20,000 holdout rows"),
         ("onnx_model", "parity", "pass", "largest difference to the source model 3e-7 of 0.0001 allowed"),
         ("int8_dynamic", "batch_invariant", "fail", "answers depend on batch mates: |Δp| 0.013 of 0.001"),
         ("release_model", "not_worse_than_production", "pass", "AUC .740 against .738 in production"),
         ("bento", "smoke", "pass", "the built bento answers like the ONNX file"),
         ("load_test", "slo", load_test, "p99 of 21 ms at 100 requests/s, 100 ms allowed; no errors"),
-    ]:
+    ]
+    for asset, gate, outcome, why in found:
         (folder / asset).mkdir(exist_ok=True)
-        verdict = {"gate": gate, "outcome": outcome, "subject": "abc", "reasons": [why], "numbers": {}}
-        (folder / asset / f"{gate}.verdict.json").write_text(json.dumps(verdict))
+        Verdict(gate, outcome, "abc", (why,)).save(folder / asset)
 
 
 def write_load(folder: Path) -> None:
@@ -234,6 +242,14 @@ def test_the_release_review_of_a_stopped_release_without_a_load_test_says_so(tmp
     assert "flight_delay version 3 must not serve." in html
     assert "There is no load test in this release yet." in html
     assert html.count("<img") == 1
+
+
+@pytest.mark.e2e
+def test_the_release_review_of_a_version_that_could_not_be_measured_says_why(tmp_path: Path):
+    write_thin_ladder(tmp_path)
+    parameters = {"release_dir": tmp_path, "model": "flight_delay", "version": "3"}
+    html = page("release_review", parameters, tmp_path / "report")
+    assert "flight_delay version 3 must not serve." in html and "only 40 rows" in html
 
 
 @pytest.mark.e2e
