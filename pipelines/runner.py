@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import dagster as dg
-from dagster import AssetKey, DagsterEvent, DagsterInstance
+from dagster import AssetKey, DagsterEvent, DagsterEventType, DagsterInstance
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContext
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
@@ -125,7 +125,7 @@ class Runner:
 def _failure(events: Sequence[DagsterEvent]) -> RunFailed:
     """The first red blocking check, else the first error of ours, else whatever the step raised."""
     for event in events:
-        if event.is_asset_check_evaluation:
+        if event.event_type == DagsterEventType.ASSET_CHECK_EVALUATION:
             found = event.asset_check_evaluation_data
             if found.blocking and not found.passed:
                 return RunFailed(

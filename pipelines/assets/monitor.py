@@ -133,7 +133,7 @@ def _performance(chapter: Chapter, scoring: ScoringSpec, labels: str) -> dg.Asse
                 key=spec.data.key,
                 label=spec.data.label,
                 output=next(name for name in scores.columns if name != spec.data.key),
-                holdout_value=ladder.winner.value,
+                holdout_value=ladder.accuracy,
                 spec=spec.monitoring,
                 subject=month,
                 month=month,

@@ -156,7 +156,7 @@ def _load_test(chapter: Chapter) -> dg.AssetsDefinition:
         with replacing_folder(chapter.of_version(home, "load_test", version)) as folder:
             with deployments.stage(spec.name, tag) as url:
                 traffic.run(f"{url}/predict", bodies, [("warm-up", peak, WARM_UP_SECONDS)], seed=1)
-                result = traffic.run(f"{url}/predict", bodies, stages, seed=0, on_progress=_progress)
+                result = traffic.run(f"{url}/predict", bodies, stages, seed=0)
             pq.write_table(result.samples, folder / "samples.parquet")
             limits = {"p99_limit_ms": serving.p99_ms, "max_error_rate": serving.max_error_rate}
             load = {**limits, "stages": [asdict(stage) for stage in result.stages]}

@@ -28,12 +28,10 @@ def to_release(before: Seen | None, now: Seen, started: frozenset[str]) -> list[
     At the first look only the aliased one is a candidate: whatever else is registered has a history of its
     own. `started` are versions with a release run, by whoever started it; they are never among the answers.
     """
-    if before is None:
-        candidates = {now.aliased}
-    else:
-        moved = {now.aliased} if now.aliased != before.aliased else set()
-        candidates = (now.versions - before.versions) | moved
-    return sorted((version for version in candidates - {None} - started), key=_age)
+    new = now.versions - before.versions if before else frozenset()
+    moved = now.aliased is not None and (before is None or now.aliased != before.aliased)
+    candidates = new | {now.aliased} if moved else new
+    return sorted(candidates - started, key=_age)
 
 
 def _age(version: str) -> tuple[int, str]:

@@ -78,7 +78,7 @@ class BuildFailed(SeatrialError):
 
 
 class ServiceFailed(SeatrialError):
-    def __init__(self, name: str, reason: str, log: object) -> None:
+    def __init__(self, name: str, reason: str, log: object = "below serving/logs") -> None:
         super().__init__(f"The service {name} {reason}; its log is {log}.")
 
 

@@ -68,8 +68,15 @@ class Ladder:
         return head + "|---|---|---|---|---|---|\n" + "\n".join(map(_row, self.rungs))
 
     @property
+    def accuracy(self) -> float:
+        """The metric of the chosen rung on the holdout."""
+        value = self.winner.value
+        assert value is not None, "only a rung that was judged is chosen"
+        return value
+
+    @property
     def winner(self) -> RungReport:
-        """The chosen rung. Raises StopIteration where none passed; `judge_ladder` says so first."""
+        """The chosen rung. Raises StopIteration where none passed; the gate holds such a release back."""
         return next(rung for rung in self.rungs if rung.chosen)
 
 

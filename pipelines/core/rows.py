@@ -29,7 +29,7 @@ def read_rows(path: Path, what: str) -> "DataFrame":
 def to_tensors(contract: Contract, frame: "DataFrame", what: str) -> dict[str, np.ndarray]:
     """The frame's rows as the model's input tensors. Raises ContractBroken, naming the column."""
     try:
-        return encode(contract, {name: column.to_numpy() for name, column in frame.items()})
+        return encode(contract, {str(name): column.to_numpy() for name, column in frame.items()})
     except ContractViolation as error:
         raise ContractBroken(f"The {what} data", str(error), "correct the column or the contract") from error
 

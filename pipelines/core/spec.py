@@ -62,27 +62,32 @@ class DataSpec(Settings):
     holdout: str = Field(description="Labelled rows, unseen in training, that every rung is judged on.")
     label: str = Field(description="The column of `holdout` and of the labels that holds the truth, 0 or 1.")
     key: str = Field(description="The column that identifies a row, in the data, the scores and the labels.")
-    asset: str | None = Field(None, description="The asset that writes these files, e.g. churn/splits.")
+    asset: str | None = Field(
+        default=None, description="The asset that writes these files, e.g. churn/splits."
+    )
 
 
 class GateSpec(Settings):
     """When a rung is as good as fp32, and a version as good as the one in production."""
 
     rungs: list[Rung] = Field(
-        ["fp32", "int8_dynamic", "int8_static"], description="The rungs to try; fp32 is always among them."
+        default=["fp32", "int8_dynamic", "int8_static"],
+        description="The rungs to try; fp32 is always among them.",
     )
-    metric: Literal["auc"] = Field("auc", description="The accuracy metric; higher is better.")
-    max_drop: float = Field(0.005, description="How much of the metric may be lost, as a fraction.")
-    confidence: float = Field(0.95, description="Of the one-sided bound that must clear max_drop.")
+    metric: Literal["auc"] = Field(default="auc", description="The accuracy metric; higher is better.")
+    max_drop: float = Field(default=0.005, description="How much of the metric may be lost, as a fraction.")
+    confidence: float = Field(default=0.95, description="Of the one-sided bound that must clear max_drop.")
     max_mean_shift: float = Field(
-        0.02, description="Mean |Δp| against fp32 that a rung may cause, as a probability."
+        default=0.02, description="Mean |Δp| against fp32 that a rung may cause, as a probability."
     )
     max_batch_shift: float = Field(
-        0.001, description="Largest |Δp| of a row between being scored alone and among others."
+        default=0.001, description="Largest |Δp| of a row between being scored alone and among others."
     )
-    parity: float = Field(1e-4, description="Largest absolute difference of ONNX to the source model.")
-    batch_sizes: list[int] = Field([1, 8, 64], description="Where speed is measured, in rows.")
-    min_rows: int = Field(500, description="Fewer holdout rows than this are inconclusive.")
+    parity: float = Field(
+        default=1e-4, description="Largest absolute difference of ONNX to the source model."
+    )
+    batch_sizes: list[int] = Field(default=[1, 8, 64], description="Where speed is measured, in rows.")
+    min_rows: int = Field(default=500, description="Fewer holdout rows than this are inconclusive.")
 
     _are_fractions = fractions("max_drop", "confidence", "max_mean_shift", "max_batch_shift")
     _are_positive = positives("parity", "batch_sizes", "min_rows")
@@ -98,18 +103,26 @@ class GateSpec(Settings):
 class ServingSpec(Settings):
     """How the release is served and what is promised about it."""
 
-    path: str = Field("/", description="Where the model answers below the shared address, e.g. /churn.")
-    max_batch_size: int = Field(64, description="Rows in one model run.")
-    max_latency_ms: int = Field(1000, description="A request that would take longer is answered 503 at once.")
-    threads: int = Field(1, description="Intra-op threads of the ONNX Runtime session.")
+    path: str = Field(
+        default="/", description="Where the model answers below the shared address, e.g. /churn."
+    )
+    max_batch_size: int = Field(default=64, description="Rows in one model run.")
+    max_latency_ms: int = Field(
+        default=1000, description="A request that would take longer is answered 503 at once."
+    )
+    threads: int = Field(default=1, description="Intra-op threads of the ONNX Runtime session.")
     p99_ms: float = Field(
-        100.0, description="The p99 of a request in the load test, from its intended start."
+        default=100.0, description="The p99 of a request in the load test, from its intended start."
     )
-    max_error_rate: float = Field(0.001, description="The share of requests that may fail in the load test.")
+    max_error_rate: float = Field(
+        default=0.001, description="The share of requests that may fail in the load test."
+    )
     expected_peak_rps: float = Field(
-        50.0, description="Requests a second; the load test offers this and twice this."
+        default=50.0, description="Requests a second; the load test offers this and twice this."
     )
-    load_seconds: float = Field(10.0, description="Length of each stage of the load test, in seconds.")
+    load_seconds: float = Field(
+        default=10.0, description="Length of each stage of the load test, in seconds."
+    )
 
     _are_fractions = fractions("max_error_rate")
     _are_positive = positives(
@@ -128,17 +141,19 @@ class ScoringSpec(Settings):
     """Batch scoring by month, on a schedule."""
 
     input: str = Field(description="One Parquet file a month; {month} is e.g. 2013-04.")
-    input_asset: str | None = Field(None, description="The monthly asset that writes `input`.")
+    input_asset: str | None = Field(default=None, description="The monthly asset that writes `input`.")
     labels: str | None = Field(
-        None, description="Labels that arrived in {month}: the key and the label column."
+        default=None, description="Labels that arrived in {month}: the key and the label column."
     )
-    labels_asset: str | None = Field(None, description="The monthly asset that writes `labels`.")
-    labels_delay_months: int = Field(1, description="How many months after the rows their labels arrive.")
+    labels_asset: str | None = Field(default=None, description="The monthly asset that writes `labels`.")
+    labels_delay_months: int = Field(
+        default=1, description="How many months after the rows their labels arrive."
+    )
     start: str = Field(description="The first month, e.g. 2013-04.")
-    end: str | None = Field(None, description="The month after the last; none means it goes on.")
-    day_of_month: int = Field(1, description="The day on which the month that just ended is scored.")
-    hour_of_day: int = Field(6, description="The hour of that day, in UTC.")
-    batch_rows: int = Field(8192, description="Rows in one streamed record batch.")
+    end: str | None = Field(default=None, description="The month after the last; none means it goes on.")
+    day_of_month: int = Field(default=1, description="The day on which the month that just ended is scored.")
+    hour_of_day: int = Field(default=6, description="The hour of that day, in UTC.")
+    batch_rows: int = Field(default=8192, description="Rows in one streamed record batch.")
 
     _are_monthly = field_validator("input", "labels")(_monthly)
     _are_positive = positives("labels_delay_months", "batch_rows", "day_of_month")
@@ -164,20 +179,23 @@ class MonitoringSpec(Settings):
     """When a month counts as drifted, and when performance as lost."""
 
     numeric: ColumnDrift = Field(
-        ColumnDrift(method="wasserstein", threshold=0.1), description="For numeric columns without an entry."
+        default=ColumnDrift(method="wasserstein", threshold=0.1),
+        description="For numeric columns without an entry.",
     )
     categorical: ColumnDrift = Field(
-        ColumnDrift(method="jensenshannon", threshold=0.1),
+        default=ColumnDrift(method="jensenshannon", threshold=0.1),
         description="For categorical columns without an entry.",
     )
     prediction: ColumnDrift = Field(
-        ColumnDrift(method="wasserstein", threshold=0.1), description="For the model's output."
+        default=ColumnDrift(method="wasserstein", threshold=0.1), description="For the model's output."
     )
-    columns: dict[str, ColumnDrift] = Field({}, description="Method and threshold of single columns.")
-    max_drifted_share: float = Field(0.3, description="The check fails above this share of drifted columns.")
-    max_drop: float = Field(0.05, description="The metric may fall this far below the holdout's.")
-    min_rows: int = Field(500, description="Fewer rows than this are inconclusive.")
-    max_rows: int = Field(20_000, description="More rows than this are sampled, seeded.")
+    columns: dict[str, ColumnDrift] = Field(default={}, description="Method and threshold of single columns.")
+    max_drifted_share: float = Field(
+        default=0.3, description="The check fails above this share of drifted columns."
+    )
+    max_drop: float = Field(default=0.05, description="The metric may fall this far below the holdout's.")
+    min_rows: int = Field(default=500, description="Fewer rows than this are inconclusive.")
+    max_rows: int = Field(default=20_000, description="More rows than this are sampled, seeded.")
 
     _are_fractions = fractions("max_drifted_share", "max_drop")
     _are_positive = positives("min_rows", "max_rows")
@@ -188,15 +206,17 @@ class ModelSpec(Settings):
 
     name: str = Field(description="The model's name: asset group, first part of every asset key.")
     registry_uri: str = Field(description="models:/NAME@ALIAS; the alias is watched for candidates.")
-    trained_by: str | None = Field(None, description="The asset that registers the model, if one does.")
+    trained_by: str | None = Field(
+        default=None, description="The asset that registers the model, if one does."
+    )
     ranges: dict[str, list[float]] = Field(
-        {}, description="Inclusive [minimum, maximum] of numeric inputs; values outside are refused."
+        default={}, description="Inclusive [minimum, maximum] of numeric inputs; values outside are refused."
     )
     data: DataSpec
-    gate: GateSpec = GateSpec()
-    serving: ServingSpec = ServingSpec()
+    gate: GateSpec = Field(default_factory=GateSpec)
+    serving: ServingSpec = Field(default_factory=ServingSpec)
     scoring: ScoringSpec | None = None
-    monitoring: MonitoringSpec = MonitoringSpec()
+    monitoring: MonitoringSpec = Field(default_factory=MonitoringSpec)
 
     @field_validator("name")
     @classmethod

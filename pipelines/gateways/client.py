@@ -30,6 +30,6 @@ class HttpClient(Client):
                 return json.load(response)
         except urllib.error.HTTPError as error:
             detail = error.read(500).decode(errors="replace")
-            raise ServiceFailed(url, f"answered {error.code}: {detail}", "below dagster_home/serving/logs") from error
+            raise ServiceFailed(url, f"answered {error.code}: {detail}") from error
         except urllib.error.URLError as error:
-            raise ServiceFailed(url, f"does not answer ({error.reason})", "below dagster_home/serving/logs") from error
+            raise ServiceFailed(url, f"does not answer ({error.reason})") from error
