@@ -1,0 +1,90 @@
+"""What Envoy says: whether it is ready, how its services are, and which version of its files it goes by."""
+
+import http.client
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipelines.core.errors import ServiceFailed
+from pipelines.gateways.envoy_config import PREFIX, VERSION_PATH
+
+Kind = Literal["clusters", "routes"]
+STATISTICS: dict[Kind, str] = {"clusters": "cluster_manager.cds", "routes": f"http.{PREFIX}.rds.{PREFIX}"}
+
+
+@dataclass(frozen=True)
+class Host:
+    """A service as Envoy sees it. `waiting` counts the requests that it has not answered yet."""
+
+    healthy: bool
+    waiting: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a watched file: the version that Envoy took last, and how many it has refused."""
+
+    version: str
+    refused: int
+
+
+@dataclass(frozen=True)
+class Admin:
+    """Envoy's administration interface, at the address that Envoy wrote to `address_file`. Each method
+    raises ServiceFailed when Envoy does not answer."""
+
+    address_file: Path
+    port: int
+    log: Path
+
+    def ready(self) -> bool:
+        return self._ask("/ready").strip() == "LIVE"
+
+    def hosts(self) -> dict[str, Host]:
+        """By name of the cluster; each has one host."""
+        clusters = json.loads(self._ask("/clusters?format=json")).get("cluster_statuses", [])
+        return {cluster["name"]: _host(cluster["host_statuses"][0]) for cluster in clusters}
+
+    def outcome(self, kind: Kind) -> Outcome:
+        prefix = STATISTICS[kind]
+        lines = self._ask(f"/stats?filter={prefix}").splitlines()
+        found = dict(line.removeprefix(f"{prefix}.").split(": ", 1) for line in lines)
+        refused = int(found["update_rejected"]) + int(found["update_failure"])
+        return Outcome(found["version_text"].strip('"'), refused)
+
+    def why_refused(self, log_bytes: int) -> str:
+        """What Envoy complained about after its log had `log_bytes`. It says so nowhere but there, and its
+        output may take a moment to arrive."""
+        for _ in range(100):
+            said = self.log.read_bytes()[log_bytes:].decode(errors="replace").rpartition("rejected: ")[2]
+            if said.endswith("\n"):
+                return " ".join(said.split())[-300:]
+            time.sleep(0.01)
+        return "for a reason that it did not log"
+
+    def version_served(self) -> str:
+        """The version of the routes that requests go by at this moment."""
+        return self._get(f"127.0.0.1:{self.port}", VERSION_PATH)
+
+    def _ask(self, path: str) -> str:
+        address = self.address_file.read_text() if self.address_file.exists() else ""
+        return self._get(address, path)
+
+    def _get(self, address: str, path: str) -> str:
+        connection = http.client.HTTPConnection(address, timeout=5)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().read().decode()
+        except (OSError, http.client.HTTPException) as error:
+            raise ServiceFailed("envoy", f"does not answer ({error})", self.log) from error
+        finally:
+            connection.close()
+
+
+def _host(status: dict) -> Host:
+    """Envoy leaves out what is zero, and names each failed check beside eds_health_status."""
+    statistics = {each["name"]: int(each.get("value", 0)) for each in status["stats"]}
+    healthy = status["health_status"] == {"eds_health_status": "HEALTHY"}
+    return Host(healthy, statistics["rq_active"] + statistics["rq_pending_active"])
