@@ -75,7 +75,8 @@ def _opened(source: Path, contract: Contract, key: str) -> pq.ParquetFile:
     """The file, after its columns and types were compared with the contract."""
     strings = [field.name for field in contract.inputs if field.categories is not None]
     try:
-        file = pq.ParquetFile(source, read_dictionary=strings)
+        # With pre_buffer, which is Arrow's default, all that was read stays in memory to the end.
+        file = pq.ParquetFile(source, read_dictionary=strings, pre_buffer=False)
     except FileNotFoundError as error:
         raise FileMissing("scoring input", source) from error
     except pa.ArrowInvalid as error:

@@ -76,6 +76,24 @@ def test_scores_do_not_depend_on_batches_or_on_how_strings_are_stored(tmp_path):
     assert whole.outputs["margin"].mean == pytest.approx(in_batches.outputs["margin"].mean)
 
 
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    source, groups, rows = tmp_path / "long.parquet", 50, 20_000
+    rng, allocated = np.random.default_rng(0), []
+    part = {"flight_id": np.arange(rows), "carrier": ["AA"] * rows, "origin": ["JFK"] * rows}
+    with pq.ParquetWriter(source, pa.table({**part, "distance": rng.random(rows)}).schema) as writer:
+        for _ in range(groups):
+            writer.write_table(pa.table({**part, "distance": rng.random(rows)}))
+
+    class Watching(Sum):
+        def run(self, feeds):
+            allocated.append(pa.total_allocated_bytes())
+            return super().run(feeds)
+
+    before = pa.total_allocated_bytes()
+    score_file(source, tmp_path / "scores.parquet", Watching(), CONTRACT, "flight_id", 4096)
+    assert max(allocated) - before < source.stat().st_size / 4
+
+
 def test_the_same_rows_give_the_same_bytes(tmp_path):
     assert score(tmp_path, pa.table(GOOD)).sha256 == score(tmp_path, pa.table(GOOD)).sha256
 
