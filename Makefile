@@ -31,9 +31,11 @@ lint: install            ## format, lint, types, layers, definitions
 
 install: .venv/.installed
 
-# torch comes first and alone: elsewhere its exact version decides between the CPU build and gigabytes of CUDA.
-.venv/.installed: pyproject.toml constraints.txt
+# Two environments: ours, and the service's with its runtime packages only. torch comes first, so that nothing
+# else pulls in another build of it.
+.venv/.installed: pyproject.toml constraints.txt bentos/requirements.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRA),dev]'
+	@$(BIN)/python -m pipelines.gateways.environments bentos/requirements.txt "$(SEATRIAL_HOME)/environments"
 	@touch $@

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import dagster as dg
 from rich.console import Console
-from rich.table import Table
 
 from pipelines.assets.common import Chapter
 from pipelines.components import ServedModel
@@ -15,7 +14,7 @@ from pipelines.core.drift import DriftReport
 from pipelines.core.errors import ModelNotFound
 from pipelines.defs.resources import Installation
 from pipelines.runner import Runner
-from pipelines.summary import example_request, ladder_table, load_seconds, load_table, scored_rows
+from pipelines.summary import example_request, load_seconds, load_table, print_ladder, scored_rows
 
 MODEL = "flight_delay"
 EVERY_ASSET = "__ASSET_JOB"
@@ -93,7 +92,8 @@ def _session(installation: Installation, console: Console) -> Iterator[Session]:
 
 
 def _print_release(folder: Path, console: Console) -> None:
-    console.print(ladder_table(folder), load_table(folder))
+    print_ladder(folder, console)
+    console.print(load_table(folder))
     console.print(f"Release report   {folder / 'release_report' / 'release_review.html'}")
 
 
@@ -124,8 +124,8 @@ def _print_times(session: Session, folder: Path) -> None:
     }
     spent["load"] = load_seconds(folder) if f"{MODEL}/load_test" in times.steps else 0.0
     rest = times.total - sum(spent.values())
-    table = Table(title="Seconds", title_justify="left")
-    for work in (*spent, "orchestration", "total"):
-        table.add_column(work, justify="right")
-    table.add_row(*(f"{value:.1f}" for value in (*spent.values(), rest, times.total)))
-    session.console.print(table, f"Orchestration is {rest / times.total:.0%} of it.")
+    if not times.steps:
+        session.console.print("Everything was up to date; nothing had to run.")
+    parts = ", ".join(f"{work} {seconds:.1f} s" for work, seconds in spent.items() if seconds)
+    share = f"orchestration {rest:.1f} s ({rest / times.total:.0%})"
+    session.console.print(f"Took             {times.total:.1f} s: {', '.join(filter(None, (parts, share)))}")

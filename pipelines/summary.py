@@ -9,7 +9,7 @@ from rich.table import Table
 from pipelines.assets.common import load_contract
 from pipelines.core.drift import DriftReport
 from pipelines.core.home import Home
-from pipelines.core.ladder import Ladder
+from pipelines.core.ladder import Ladder, RungReport
 from pipelines.core.spec import ModelSpec
 from pipelines.defs.resources import Installation
 
@@ -60,38 +60,48 @@ def print_status(found: list[dict], console: Console) -> None:
         console.print(table)
 
 
-def ladder_table(release: Path) -> Table:
-    """The rungs that were tried, and why each won or lost. `release` is the folder of the version."""
+def print_ladder(release: Path, console: Console) -> None:
+    """The rungs that were tried, which one is served and why the others lost. `release` is the version's."""
     ladder = Ladder.load(release / "release_model" / "ladder.json")
-    table = Table(title=f"Rungs, judged on {ladder.rows:,} held-out rows", title_justify="left")
-    for column in ("rung", ladder.metric, "95 % interval", "KiB", *(f"× at {n}" for n in ladder.batch_sizes)):
-        table.add_column(column, justify="left" if column == "rung" else "right")
-    table.add_column("verdict")
+    title = f"Rungs, judged on {ladder.rows:,} held-out rows; µs for a batch, and times as fast as fp32"
+    table = _table(
+        title, "rung", ladder.metric, "95 % interval", "KiB", *(f"{n} rows" for n in ladder.batch_sizes)
+    )
     for rung in ladder.rungs:
-        speeds = [
-            f"{rung.speedup[str(n)]['median']:.2f}" if rung.speedup else "–" for n in ladder.batch_sizes
-        ]
-        judged = rung.value is not None
-        table.add_row(
-            f"[bold]{rung.rung}[/]" if rung.chosen else rung.rung,
-            f"{rung.value:.4f}" if judged else "–",
-            f"{rung.low:.4f}–{rung.high:.4f}" if judged else "–",
-            f"{(rung.size_bytes or 0) / 1024:.0f}",
-            *speeds,
-            f"{'served' if rung.chosen else rung.outcome}: {rung.why}",
-        )
+        table.add_row(f"[bold]{rung.rung}[/]" if rung.chosen else rung.rung, *_figures(rung, ladder))
+    console.print(table)
+    for rung in ladder.rungs:
+        console.print(f"  {rung.rung} {'is served' if rung.chosen else 'lost'}: {rung.why}")
+
+
+def _figures(rung: RungReport, ladder: Ladder) -> list[str]:
+    if rung.value is None:
+        return ["–"] * (3 + len(ladder.batch_sizes))
+    speeds = (
+        f"{rung.latency_us[str(rows)]:.0f} µs  {rung.speedup[str(rows)]['median']:.2f}x"
+        for rows in ladder.batch_sizes
+    )
+    return [
+        f"{rung.value:.4f}",
+        f"{rung.low:.4f}–{rung.high:.4f}",
+        f"{(rung.size_bytes or 0) / 1024:.0f}",
+        *speeds,
+    ]
+
+
+def _table(title: str, first: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column(first)
+    for column in columns:
+        table.add_column(column, justify="right")
     return table
 
 
 def load_table(release: Path) -> Table:
     """The stages of the load test."""
     load = json.loads((release / "load_test" / "load.json").read_text())
-    table = Table(
-        title=f"Load test: p99 at most {load['p99_limit_ms']:g} ms, errors {load['max_error_rate']:.1%}",
-        title_justify="left",
-    )
-    for column in ("stage", "offered/s", "throughput/s", "p50 ms", "p99 ms", "requests", "errors"):
-        table.add_column(column, justify="left" if column == "stage" else "right")
+    title = f"Load test: p99 at most {load['p99_limit_ms']:g} ms, errors at most {load['max_error_rate']:.1%}"
+    table = _table(title, "stage", "offered/s", "throughput/s", "p50 ms", "p99 ms", "requests", "errors")
     for stage in load["stages"]:
         table.add_row(
             stage["name"],

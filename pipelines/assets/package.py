@@ -152,7 +152,7 @@ def _load_test(chapter: Chapter) -> dg.AssetsDefinition:
         rows = sample(read_rows(home.data(spec.data.reference), "reference"), LOAD_ROWS)
         bodies = [orjson.dumps({"rows": [row]}) for row in _records(manifest, rows)]
         peak = serving.expected_peak_rps
-        stages = [("peak", peak, serving.load_seconds), ("twice the peak", 2 * peak, serving.load_seconds)]
+        stages = [("peak", peak, serving.load_seconds), ("2x peak", 2 * peak, serving.load_seconds)]
         with replacing_folder(chapter.of_version(home, "load_test", version)) as folder:
             with deployments.stage(spec.name, tag) as url:
                 traffic.run(f"{url}/predict", bodies, [("warm-up", peak, WARM_UP_SECONDS)], seed=1)

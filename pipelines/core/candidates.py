@@ -28,9 +28,9 @@ def to_release(before: Seen | None, now: Seen, started: frozenset[str]) -> list[
     At the first look only the aliased one is a candidate: whatever else is registered has a history of its
     own. `started` are versions with a release run, by whoever started it; they are never among the answers.
     """
-    new = now.versions - before.versions if before else frozenset()
-    moved = now.aliased is not None and (before is None or now.aliased != before.aliased)
-    candidates = new | {now.aliased} if moved else new
+    candidates = set(now.versions - before.versions) if before else set[str]()
+    if now.aliased is not None and (before is None or now.aliased != before.aliased):
+        candidates.add(now.aliased)
     return sorted(candidates - started, key=_age)
 
 

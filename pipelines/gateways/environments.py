@@ -19,16 +19,16 @@ from pipelines.core.errors import BuildFailed
 def python_with(requirements: Path, environments: Path) -> Path:
     """The Python of a virtual environment with these requirements only, made once for each set of them.
 
-    `.complete` is written last, so that a half-made one is made anew. Nothing is compiled ahead: a service
-    imports a fraction of the modules, and they are compiled at its first start. Raises BuildFailed."""
-    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()[:16]
+    `.complete` is written last, so that a half-made one is made anew. Raises BuildFailed.
+    """
+    digest = hashlib.sha256("\n".join(_pins(requirements)).encode()).hexdigest()[:16]
     folder = environments / digest
     python = folder / "bin" / "python"
     with locked(environments / f"{digest}.lock"):
         if not (folder / ".complete").exists():
             venv.create(folder, clear=True, symlinks=True)
             pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-input"]
-            argv = [*pip, "--no-compile", "-r", str(requirements)]
+            argv = [*pip, "-r", str(requirements)]
             run("The environment of the service", argv, _for_pip(), folder, environments / f"{digest}.log")
             (folder / ".complete").touch()
     return python
@@ -54,6 +54,16 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+def _pins(requirements: Path) -> list[str]:
+    """The lines that ask for something, sorted: BentoML appends to the file a pin that is there already."""
+    lines = {line.strip() for line in requirements.read_text().splitlines()}
+    return sorted(line for line in lines if line and not line.startswith("#"))
+
+
 def _for_pip() -> dict[str, str]:
     """All but Python's own: indexes, proxies and certificates are set by variables on many machines."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+
+if __name__ == "__main__":  # part of the installation: python -m pipelines.gateways.environments FILE FOLDER
+    python_with(Path(sys.argv[1]), Path(sys.argv[2]))
