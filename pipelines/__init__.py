@@ -1,0 +1,60 @@
+"""Seatrial: a registered model becomes a release that can be trusted, and stays one.
+
+The map. Imports point downwards only; a test holds it, and that this page names every module.
+
+    cli                 the `seatrial` command
+    demo                `seatrial demo` and `release`: the whole path from the prompt
+    summary             what an installation has to say for itself
+    runner              brings assets up to date, one line a step
+    definitions         the Dagster code location
+    defs/               what is instantiated
+        resources       the doors of an installation; the only reader of the environment
+        flight_delay/   the example: defs.yaml, data, tables, net, train
+    components/         what users instantiate
+        served_model    one YAML file → every asset, check, job, sensor and schedule of a model
+        registry_sensor a new version or a moved alias → one release
+        scaffolder      writes a filled defs.yaml
+    assets/             Dagster wiring, one chapter a file
+        common          keys, partitions, checks that read recorded verdicts
+        optimize        registered_model → onnx_model → rungs → release_model
+        package         bento → load_test
+        rollout         deployment
+        score           scoring_input → scores
+        monitor         drift, performance
+        report          release_report, monitoring_report
+    gateways/           one door for each outside system: an abstract class, the real thing, no decisions
+        registry        MLflow; mlmodel reads what was registered
+        bento_store     BentoML; environments makes the Python it serves from
+        processes       supervisord
+        envoy           the shared address; envoy_config is what Envoy is told, envoy_admin what it says
+        deployments     one release taking over from another
+        client          asks a service
+        traffic         the load generator
+        ledger          who was put into production, when, on what evidence
+        tables          files and folders replaced in one step
+        notebooks       papermill
+    core/               what is computed and decided: arrays and files in, values out
+        errors          what can go wrong, as a tree
+        verdict         judgements as values
+        spec            every setting of a model
+        home            where everything lies on disk
+        contracts       deriving a model's contract
+        rows            rows of Parquet as frames and tensors
+        expectations    the contract as a Great Expectations suite
+        export          from the registered model to ONNX; parity
+        quantize        the rungs
+        evaluate        AUC, paired differences, how far answers move
+        speed           rungs timed turn about
+        trial           builds, loads and judges every rung
+        gate            what may be served
+        ladder          the table of rungs; which one won and why
+        packing         the manifest; does the bento answer like its model
+        latency         figures and verdict of a load test
+        evidence        the evidence of a release, read again before it serves
+        candidates      which registered versions to release
+        scoring         Parquet → ONNX Runtime → Parquet, streamed
+        drift           a month against the reference (Evidently)
+        performance     a month against its labels
+
+Beside it, `bentos/` is what ships inside the service and imports nothing of this.
+"""

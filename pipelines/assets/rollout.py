@@ -9,6 +9,7 @@ import dagster as dg
 from bentos.manifest import Manifest
 from pipelines.assets.common import Chapter
 from pipelines.assets.package import BENTO_FILE
+from pipelines.core.errors import EvidenceMissing
 from pipelines.core.evidence import GATES, Subjects, verify_evidence
 from pipelines.core.home import Home
 from pipelines.gateways.deployments import Deployments, Release
@@ -69,8 +70,11 @@ def verified_release(chapter: Chapter, home: Home, ledger: Ledger, version: str)
     """The release of a version with its evidence. Raises EvidenceMissing unless all of it holds."""
     name = chapter.spec.name
     folders = {asset: chapter.of_version(home, asset, version) for asset in GATES}
-    manifest = Manifest.load(folders["bento"])
-    bento = json.loads((folders["bento"] / BENTO_FILE).read_text())
+    try:
+        manifest = Manifest.load(folders["bento"])
+        bento = json.loads((folders["bento"] / BENTO_FILE).read_text())
+    except FileNotFoundError as error:
+        raise EvidenceMissing(f"{name} version {version}", "its bento was never built") from error
     serving = ledger.production(name)
     compared = None if serving is None or serving.version == version else serving.version
     subjects = Subjects(manifest.sha256, bento["tag"])

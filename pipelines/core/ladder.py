@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from pipelines.core.errors import EvidenceMissing
 from pipelines.core.spec import GateSpec
 from pipelines.core.verdict import Outcome
 
@@ -63,9 +64,12 @@ class Ladder:
         return cls(**{**fields, "rungs": tuple(RungReport(**rung) for rung in fields["rungs"])})
 
     def markdown(self) -> str:
-        """The table of all rungs, for the catalogue."""
-        head = f"| rung | {self.metric} (95 %) | size | speed against fp32 | Δp mean / flips | verdict |\n"
-        return head + "|---|---|---|---|---|---|\n" + "\n".join(map(_row, self.rungs))
+        """The table of all rungs and what came of each, for the catalogue."""
+        head = (
+            f"| rung | {self.metric} (95 %) | KiB | × fp32 | mean Δp | flips |\n|---|---|---|---|---|---|\n"
+        )
+        verdicts = (f"- **{rung.rung}** {rung.outcome}: {rung.why}" for rung in self.rungs)
+        return head + "\n".join(map(_row, self.rungs)) + "\n\n" + "\n".join(verdicts)
 
     @property
     def accuracy(self) -> float:
@@ -76,8 +80,11 @@ class Ladder:
 
     @property
     def winner(self) -> RungReport:
-        """The chosen rung. Raises StopIteration where none passed; the gate holds such a release back."""
-        return next(rung for rung in self.rungs if rung.chosen)
+        """The chosen rung. Raises EvidenceMissing where none passed."""
+        for rung in self.rungs:
+            if rung.chosen:
+                return rung
+        raise EvidenceMissing("The release model", "no rung passed the gate")
 
 
 def choose(reports: list[RungReport], spec: GateSpec, rows: int) -> Ladder:
@@ -108,10 +115,8 @@ def _explained(report: RungReport, winner: RungReport | None) -> RungReport:
 
 def _row(report: RungReport) -> str:
     if report.value is None:
-        return f"| {report.rung} | | | | | {report.outcome}: {report.why} |"
+        return f"| {report.rung} | – | – | – | – | – |"
     name = f"**{report.rung}**" if report.chosen else report.rung
     accuracy = f"{report.value:.4f} ({report.low:.4f}–{report.high:.4f})"
-    speed = f"{report.overall_speedup:.2f}x"
-    moved = f"{report.mean_shift:.4f} / {report.flips}"
-    size = f"{(report.size_bytes or 0) / 1024:.0f} KiB"
-    return f"| {name} | {accuracy} | {size} | {speed} | {moved} | {report.outcome}: {report.why} |"
+    size, speed = f"{(report.size_bytes or 0) / 1024:.0f}", f"{report.overall_speedup:.2f}"
+    return f"| {name} | {accuracy} | {size} | {speed} | {report.mean_shift:.4f} | {report.flips} |"

@@ -143,7 +143,7 @@ class ScoringSpec(Settings):
     input: str = Field(description="One Parquet file a month; {month} is e.g. 2013-04.")
     input_asset: str | None = Field(default=None, description="The monthly asset that writes `input`.")
     labels: str | None = Field(
-        default=None, description="Labels that arrived in {month}: the key and the label column."
+        default=None, description="The labels of the rows of {month}: the key and the label column."
     )
     labels_asset: str | None = Field(default=None, description="The monthly asset that writes `labels`.")
     labels_delay_months: int = Field(

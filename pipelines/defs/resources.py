@@ -1,8 +1,8 @@
 """The resources of an installation, and the only reader of its environment.
 
-    SEATRIAL_HOME         where all state lives; default dagster_home/ of the project
-    SEATRIAL_PORT         the shared address is 127.0.0.1 at this port; default 8080
-    MLFLOW_TRACKING_URI   the model registry; default an SQLite file below SEATRIAL_HOME
+SEATRIAL_HOME         where all state lives; default dagster_home/ of the project
+SEATRIAL_PORT         the shared address is 127.0.0.1 at this port; default 8080
+MLFLOW_TRACKING_URI   the model registry; default an SQLite file below SEATRIAL_HOME
 """
 
 import os

@@ -1,0 +1,31 @@
+"""The map in `pipelines/__init__.py` and the gateways' list name every module, and no other."""
+
+import re
+from pathlib import Path
+
+import pipelines
+from pipelines import gateways
+
+ROOT = Path(pipelines.__file__).parent
+
+
+def _modules(folder: Path) -> set[str]:
+    return {path.stem for path in folder.rglob("*.py") if path.stem != "__init__"}
+
+
+def _named(docstring: str | None) -> set[str]:
+    return set(re.findall(r"[a-z_]+", docstring or ""))
+
+
+def test_the_map_names_every_module():
+    assert _modules(ROOT) - _named(pipelines.__doc__) == set()
+
+
+def test_the_map_names_no_module_that_is_gone():
+    entries = re.findall(r"^ +([a-z_]+)(?:/)? {2,}", pipelines.__doc__ or "", flags=re.MULTILINE)
+    folders = {path.name for path in ROOT.rglob("*") if path.is_dir()}
+    assert set(entries) - _modules(ROOT) - folders == set()
+
+
+def test_the_gateways_are_listed():
+    assert _modules(ROOT / "gateways") - _named(gateways.__doc__) == set()
