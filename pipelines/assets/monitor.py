@@ -97,7 +97,7 @@ def _sides(
     reference = sample(read_rows(home.data(spec.data.reference), "reference"), rows).reset_index(drop=True)
     outputs = predict(engine, to_tensors(engine.contract, reference, "reference"), BATCH_ROWS)
     current = read_rows(home.data(scoring.input.format(month=month)), "scoring input")
-    scores = pd.read_parquet(chapter.of_month(home, "scores", month) / SCORES_FILE)
+    scores = read_rows(chapter.of_month(home, "scores", month) / SCORES_FILE, "scores")
     return reference.assign(**outputs), sample(current.merge(scores, on=spec.data.key), rows)
 
 
@@ -123,7 +123,7 @@ def _performance(chapter: Chapter, scoring: ScoringSpec, labels: str) -> dg.Asse
         """
         month = context.partition_key
         source = chapter.of_month(home, "scores", month)
-        scores, version = pd.read_parquet(source / SCORES_FILE), _version_of(source)
+        scores, version = read_rows(source / SCORES_FILE, "scores"), _version_of(source)
         truth = read_rows(home.data(labels.format(month=month)), "labels")
         ladder = Ladder.load(chapter.of_version(home, "release_model", version) / "ladder.json")
         with replacing_folder(chapter.of_month(home, "performance", month)) as folder:

@@ -190,9 +190,9 @@ def _rung(chapter: Chapter, rung: str) -> dg.AssetsDefinition:
 
 
 RUNGS = {
-    "fp32": "The exported file as it is: the rung that every other is compared with.",
-    "int8_dynamic": "INT8 weights; activations are scaled by each batch as it runs.",
-    "int8_static": "INT8 weights, UINT8 activations with scales set once, from the calibration rows.",
+    "fp32": "The exported file as it is: the rung that every other is compared with. It must be built.",
+    "int8_dynamic": "INT8 weights; activations are scaled by each batch as it runs. Batch mates move answers.",
+    "int8_static": "INT8 weights, UINT8 activations. Their scales are set once, from the calibration rows.",
 }
 """The catalogue entries of the rungs."""
 

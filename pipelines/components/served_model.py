@@ -1,8 +1,11 @@
 """ServedModel: one defs.yaml gives a model its whole release, its scoring and its monitoring."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import dagster as dg
+from dagster._utils.pydantic_yaml import enrich_validation_errors_with_source_position
+from pydantic import BaseModel
 
 from pipelines.assets.common import Chapter
 from pipelines.assets.monitor import monitor
@@ -23,6 +26,15 @@ class ServedModel(ModelSpec, dg.Component, dg.Resolvable):
     Makes the assets [name, …], their checks, the jobs NAME_release, NAME_scoring and NAME_performance, a
     sensor on the registry and the schedules of scoring.
     """
+
+    @classmethod
+    def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> "ServedModel":
+        """As Dagster does, which names file and line only where a setting of a section is wrong."""
+        tree = context.source_position_tree
+        attributes = tree.children.get("attributes") if tree else None
+        named = enrich_validation_errors_with_source_position
+        with named(attributes, ["attributes"]) if attributes else nullcontext():
+            return super().resolve_from_model(context, model)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         chapter = Chapter(self)

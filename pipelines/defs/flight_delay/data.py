@@ -63,7 +63,7 @@ def splits(home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
     partitions_def=SCORED_MONTHS,
 )
 def months(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-    """One month of flights to score: key and features, as known before departure, without the label."""
+    """One month of flights to score. Key and features, as known before departure, without the label."""
     rows = _flights(home, [int(context.partition_key[-2:])])
     return _written(rows, [KEY, *FEATURES], data_path(home, f"scoring/{context.partition_key}"))
 
