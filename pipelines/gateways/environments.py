@@ -66,4 +66,4 @@ def _for_pip() -> dict[str, str]:
 
 
 if __name__ == "__main__":  # part of the installation: python -m pipelines.gateways.environments FILE FOLDER
-    python_with(Path(sys.argv[1]), Path(sys.argv[2]))
+    python_with(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve())
