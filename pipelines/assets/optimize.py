@@ -191,7 +191,7 @@ def _rung(chapter: Chapter, rung: str) -> dg.AssetsDefinition:
 
 RUNGS = {
     "fp32": "The exported file as it is: the rung that every other is compared with. It must be built.",
-    "int8_dynamic": "INT8 weights; activations are scaled by each batch as it runs. Batch mates move answers.",
+    "int8_dynamic": "INT8 weights. Activations are scaled by each batch, so a row's mates move its answer.",
     "int8_static": "INT8 weights, UINT8 activations. Their scales are set once, from the calibration rows.",
 }
 """The catalogue entries of the rungs."""
