@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import dagster as dg
+import psutil
 from dagster import AssetKey, DagsterEvent, DagsterEventType, DagsterInstance
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContext
@@ -32,14 +33,13 @@ class RunFailed(SeatrialError):
 
 @dataclass
 class Times:
-    """Seconds spent in each step of the runs so far, by asset; checks count with their asset."""
+    """Seconds of each step of the runs so far; `total` counts from the start of this process."""
 
     steps: dict[str, float] = field(default_factory=dict)
-    started: float = field(default_factory=time.perf_counter)
 
     @property
     def total(self) -> float:
-        return time.perf_counter() - self.started
+        return time.time() - psutil.Process().create_time()
 
 
 @dataclass

@@ -159,7 +159,11 @@ def _load_test(chapter: Chapter) -> dg.AssetsDefinition:
                 result = traffic.run(f"{url}/predict", bodies, stages, seed=0)
             pq.write_table(result.samples, folder / "samples.parquet")
             limits = {"p99_limit_ms": serving.p99_ms, "max_error_rate": serving.max_error_rate}
-            load = {**limits, "stages": [asdict(stage) for stage in result.stages]}
+            load = {
+                **limits,
+                "warm_up_seconds": WARM_UP_SECONDS,
+                "stages": [asdict(stage) for stage in result.stages],
+            }
             (folder / "load.json").write_text(json.dumps(load, indent=2))
             verdict = judge_load(result.stages, subject=tag, **limits).save(folder)
         return dg.MaterializeResult(

@@ -6,10 +6,10 @@ in O(n log n) (X. Sun and W. Xu, IEEE Signal Processing Letters 21, 2014).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Protocol
 
 import numpy as np
-from scipy.stats import norm, rankdata
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -74,7 +74,7 @@ def auc_interval(
     """
     positives, negatives = _placements(labels, scores)
     value = float(positives.mean())
-    reach = norm.ppf(0.5 + confidence / 2) * _standard_error(positives, negatives)
+    reach = _quantile(0.5 + confidence / 2) * _standard_error(positives, negatives)
     return value, float(max(0.0, value - reach)), float(min(1.0, value + reach))
 
 
@@ -89,11 +89,17 @@ def auc_drop(
     ours, theirs = _placements(labels, candidate), _placements(labels, reference)
     drop = float(theirs[0].mean() - ours[0].mean())
     error = _standard_error(theirs[0] - ours[0], theirs[1] - ours[1])
-    return drop, float(drop + norm.ppf(confidence) * error)
+    return drop, drop + _quantile(confidence) * error
+
+
+def _quantile(probability: float) -> float:
+    return NormalDist().inv_cdf(probability)
 
 
 def _placements(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of each positive, the share of negatives below it; of each negative, the share of positives above."""
+    from scipy.stats import rankdata
+
     positive, negative = scores[labels == 1], scores[labels == 0]
     ranks = rankdata(np.concatenate([positive, negative]))
     above = (ranks[: len(positive)] - rankdata(positive)) / len(negative)

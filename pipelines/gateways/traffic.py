@@ -11,14 +11,17 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import aiohttp
 import numpy as np
 import pyarrow as pa
 
 from pipelines.core.errors import SettingsInvalid
 from pipelines.core.latency import Samples, Stage, arrivals, summarise
+
+if TYPE_CHECKING:
+    import aiohttp
 
 GONE_AFTER_S = 1.0
 """A target that has refused connections for so long will not come back."""
@@ -81,6 +84,8 @@ class OpenLoop(Traffic):
         return _run_to_end(self._run(url, bodies, stages, seed, on_progress or _ignore))
 
     async def _run(self, url, bodies, stages, seed: int, on_progress: Progress) -> LoadResult:
+        import aiohttp
+
         connector = aiohttp.TCPConnector(limit=self.max_connections)
         timeout = aiohttp.ClientTimeout(total=self.timeout_s)
         headers = {"content-type": "application/json"}
@@ -98,7 +103,7 @@ class OpenLoop(Traffic):
 class _Target:
     """What is loaded, and whether it is still there."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+    def __init__(self, session: "aiohttp.ClientSession", url: str) -> None:
         self._session, self._url = session, url
         self._refused_since: float | None = None
 
@@ -108,6 +113,8 @@ class _Target:
 
     async def post(self, body: bytes) -> int:
         """The status of the answer, 0 when there is none. A redirect is not followed: it may lead away."""
+        import aiohttp
+
         try:
             async with self._session.post(self._url, data=body, allow_redirects=False) as response:
                 await response.read()
