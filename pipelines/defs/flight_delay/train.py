@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import dagster as dg
+import numpy as np
 import pandas as pd
 
 from bentos.contract import Contract, Field, encode
@@ -36,14 +37,7 @@ def trained_model(
     contract = learned_contract(rows)
     feeds = encode(contract, {name: rows[name].to_numpy() for name in FEATURES})
     net, losses = train(feeds, rows[LABEL].to_numpy())
-    version = registry.log_torch(
-        net,
-        REGISTERED_NAME,
-        inputs=_tensors(contract.inputs),
-        outputs=_tensors(contract.outputs),
-        example=tuple(feeds[name][:2] for name in FEATURES),
-        metadata=_encoding(contract),
-    )
+    version = register(registry, net, contract, feeds)
     registry.set_alias(REGISTERED_NAME, ALIAS, version)
     return dg.MaterializeResult(
         metadata={"version": version, "rows": len(rows), "loss_by_epoch": losses},
@@ -55,6 +49,20 @@ def trained_model(
 def training() -> dg.Definitions:
     """The example's training."""
     return dg.Definitions(assets=[trained_model])
+
+
+def register(
+    registry: MlflowRegistry, net: "torch.nn.Module", contract: Contract, feeds: Mapping[str, np.ndarray]
+) -> str:
+    """Register the net as the next version, with how its strings become codes; returns the version."""
+    return registry.log_torch(
+        net,
+        REGISTERED_NAME,
+        inputs=_tensors(contract.inputs),
+        outputs=_tensors(contract.outputs),
+        example=tuple(feeds[name][:2] for name in FEATURES),
+        metadata=_encoding(contract),
+    )
 
 
 def learned_contract(rows: pd.DataFrame) -> Contract:
