@@ -17,7 +17,7 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContext
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
-from pipelines.core.errors import SeatrialError
+from pipelines.core.errors import SeatrialError, SettingsInvalid
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -54,10 +54,12 @@ class Runner:
     def refresh(self, job: str, partition: str | None = None, only: Sequence[AssetKey] = ()) -> list[str]:
         """Materialize what is out of date among the job's assets (or `only` these); returns their names.
 
-        Raises RunFailed with the sentence of the step or check that failed.
+        Raises RunFailed with the sentence of the step or check that failed, SettingsInvalid for a partition
+        that there is not.
         """
         selected = set(only) or self.definitions.resolve_job_def(job).asset_layer.selected_asset_keys
         assets = [key for key in self._graph.toposorted_asset_keys if key in selected]
+        self._check_partition(assets, partition)
         ran: list[str] = []
         for _ in assets:
             stale = self._stale(assets, partition)
@@ -66,6 +68,14 @@ class Runner:
             self._run(job, stale, partition)
             ran += [key.path[-1] for key in stale]
         return ran
+
+    def _check_partition(self, assets: Iterable[AssetKey], partition: str | None) -> None:
+        for key in assets:
+            defined = self._graph.get(key).partitions_def
+            known = defined.get_partition_keys(dynamic_partitions_store=self.instance) if defined else []
+            if defined and partition not in known:
+                there = f"{known[0]} to {known[-1]}" if known else "none yet"
+                raise SettingsInvalid("The partition", partition, f"{key.to_user_string()} has {there}")
 
     @cached_property
     def _graph(self):
@@ -135,7 +145,8 @@ def _failure(events: Sequence[DagsterEvent]) -> RunFailed:
         if event.is_step_failure and event.step_failure_data.error:
             error = event.step_failure_data.error
             root = error.cause or error
-            return RunFailed(str(event.step_key).replace("__", "/"), root.message.strip())
+            why = root.message.strip().removeprefix(f"{SeatrialError.__module__}.{root.cls_name}: ")
+            return RunFailed(str(event.step_key).replace("__", "/"), why)
     return RunFailed("run", "it ended without saying why; look at it in the Dagster UI")
 
 

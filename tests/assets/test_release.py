@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bentos.manifest import MODEL_FILE, sha256
-from pipelines.core.errors import ServiceFailed
+from pipelines.core.errors import ServiceFailed, SettingsInvalid
 from pipelines.core.ladder import Ladder
 from pipelines.core.quantize import BUILDERS
 from pipelines.gateways.client import Client, HttpClient
@@ -285,8 +285,17 @@ def test_the_runner_says_why_and_brings_only_what_is_stale_up_to_date(world):
 def test_the_runner_says_the_sentence_of_a_step_that_failed(world):
     world.home.data("data/holdout.parquet").unlink()
     world.instance.add_dynamic_partitions("tiny_versions", [world.register()])
-    with pytest.raises(RunFailed, match=r"^tiny/registered_model: .*The holdout file .* does not exist"):
+    with pytest.raises(RunFailed, match=r"^tiny/registered_model: The holdout file .* does not exist"):
         Runner(world.definitions, world.instance, lambda line: None).refresh("tiny_release", "1")
+
+
+@pytest.mark.parametrize(("job", "partition", "there"), [
+    ("tiny_release", "1", "tiny/registered_model has none yet"),
+    ("tiny_scoring", "2030-01", "tiny/scoring_input has 2026-01 to 2026-03"),
+])  # fmt: skip
+def test_the_runner_refuses_a_partition_that_there_is_not(world, job, partition, there):
+    with pytest.raises(SettingsInvalid, match=f"^The partition is '{partition}'; {there}.$"):
+        Runner(world.definitions, world.instance, lambda line: None).refresh(job, partition)
 
 
 @pytest.mark.e2e
