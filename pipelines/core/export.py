@@ -62,11 +62,12 @@ def source_predictions(form: str, source: Path, contract: Contract, feeds: Tenso
 
         return Engine(source, contract).run(dict(feeds))
     import torch
+    from torch.utils._pytree import tree_leaves
 
     tensors = [torch.from_numpy(np.ascontiguousarray(feeds[field.name])) for field in contract.inputs]
     with torch.inference_mode():
         answer = torch.export.load(source).module()(*tensors)
-    answers = answer if isinstance(answer, tuple | list) else [answer]
+    answers = tree_leaves(answer)  # of a tensor, tuple or dict, in the order that the exporter takes
     return {field.name: tensor.numpy() for field, tensor in zip(contract.outputs, answers, strict=True)}
 
 

@@ -15,15 +15,17 @@ CONTRACT = Contract(
 
 
 class Net(torch.nn.Module):
-    """Two answers, by inputs that may not change places."""
+    """Two answers, as a tuple or a dict, by inputs that may not change places."""
 
-    def __init__(self) -> None:
+    def __init__(self, answers_as: type) -> None:
         super().__init__()
         self.embedding, self.linear = torch.nn.Embedding(5, 2), torch.nn.Linear(7, 3)
+        self.answers_as = answers_as
 
     def forward(self, code, age, pixels):
         vector = self.linear(torch.cat([self.embedding(code), age[:, None], pixels], 1))
-        return torch.sigmoid(vector.sum(1)), vector
+        probability = torch.sigmoid(vector.sum(1))
+        return {"probability": probability, "a": vector} if self.answers_as is dict else (probability, vector)
 
 
 def feeds(rows: int) -> dict[str, np.ndarray]:
@@ -35,15 +37,15 @@ def feeds(rows: int) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+@pytest.fixture(scope="module", params=[tuple, dict])
+def exported(request, tmp_path_factory):
     """The archive and its ONNX file."""
     folder = tmp_path_factory.mktemp("export")
     torch.manual_seed(0)
     example = feeds(2)
     rows = torch.export.Dim("rows")
     program = torch.export.export(
-        Net().eval(),
+        Net(request.param).eval(),
         tuple(torch.from_numpy(example[field.name]) for field in CONTRACT.inputs),
         dynamic_shapes=({0: rows}, {0: rows}, {0: rows}),
     )
