@@ -6,9 +6,11 @@ from collections.abc import Sequence
 import dagster as dg
 import pandas as pd
 
+from bentos.engine import Engine
 from pipelines.assets.common import Chapter, verdict_check
 from pipelines.assets.score import SCORES_FILE, SUMMARY_FILE, production, production_engine
 from pipelines.core.drift import measure_drift
+from pipelines.core.errors import FileMissing
 from pipelines.core.evaluate import predict
 from pipelines.core.home import Home
 from pipelines.core.ladder import Ladder
@@ -65,11 +67,17 @@ def _drift(chapter: Chapter, scoring: ScoringSpec) -> dg.AssetsDefinition:
         kept with the numbers.
         """
         month = context.partition_key
-        reference, current = _sides(chapter, scoring, home, ledger, month)
-        contract = production_engine(home, production(spec.name, ledger)).contract
+        engine = _scorer(chapter, home, ledger, month)
+        reference, current = _sides(chapter, scoring, home, engine, month)
         with replacing_folder(chapter.of_month(home, "drift", month)) as folder:
             report = measure_drift(
-                reference, current, contract, spec.monitoring, folder / DRIFT_PAGE, subject=month, month=month
+                reference,
+                current,
+                engine.contract,
+                spec.monitoring,
+                folder / DRIFT_PAGE,
+                subject=month,
+                month=month,
             )
             report.save(folder / DRIFT_FILE)
             report.verdict.save(folder)
@@ -88,12 +96,21 @@ def _drift(chapter: Chapter, scoring: ScoringSpec) -> dg.AssetsDefinition:
     return drift
 
 
+def _scorer(chapter: Chapter, home: Home, ledger: Ledger, month: str) -> Engine:
+    """The session of the release that made the month's scores; another one may serve by now."""
+    summary = chapter.of_month(home, "scores", month) / SUMMARY_FILE
+    if not summary.exists():
+        raise FileMissing("scores", summary)
+    release_id = json.loads(summary.read_text())["release_id"]
+    releases = {entry.release_id: entry for entry in ledger.history(chapter.spec.name)}
+    return production_engine(home, releases.get(release_id) or production(chapter.spec.name, ledger))
+
+
 def _sides(
-    chapter: Chapter, scoring: ScoringSpec, home: Home, ledger: Ledger, month: str
+    chapter: Chapter, scoring: ScoringSpec, home: Home, engine: Engine, month: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Reference and current rows, both with the outputs of the release that scored, sampled alike."""
     spec, rows = chapter.spec, chapter.spec.monitoring.max_rows
-    engine = production_engine(home, production(spec.name, ledger))
     reference = sample(read_rows(home.data(spec.data.reference), "reference"), rows).reset_index(drop=True)
     outputs = predict(engine, to_tensors(engine.contract, reference, "reference"), BATCH_ROWS)
     current = read_rows(home.data(scoring.input.format(month=month)), "scoring input")

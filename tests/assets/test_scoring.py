@@ -11,7 +11,7 @@ from bentos.engine import Engine
 from bentos.manifest import MODEL_FILE, sha256
 from pipelines.assets.common import load_contract
 from pipelines.core.rows import to_tensors
-from tests.assets.world import MONTH, World, rows
+from tests.assets.world import MONTH, TRUTH, World, rows
 
 SCORED = ["scoring_input", "scores", "drift", "monitoring_report"]
 INPUT, LABELS = f"data/scoring/{MONTH}.parquet", f"data/labels/{MONTH}.parquet"
@@ -106,8 +106,15 @@ def test_nothing_in_production_is_a_sentence(tmp_path):
     world = World(tmp_path)
     world.write(INPUT, rows(7))
     sentence = "No release of tiny is in production; run `seatrial release models:/tiny@candidate` first."
-    for asset in SCORED[:-1]:
+    for asset in SCORED[:2]:
         assert sentence in score(world, asset).failure
+
+
+def test_drift_is_measured_with_the_release_that_scored(world):
+    score(world, "scoring_input", "scores")
+    world.register()
+    assert world.release(tuple(2 * weight for weight in TRUTH)).success and world.serving == "2"
+    assert score(world, "drift").checks["no_drift"].passed
 
 
 def test_a_model_that_was_altered_in_production_scores_nothing(world):
@@ -166,4 +173,4 @@ def test_performance_without_labels_or_scores_is_a_sentence(world):
     world.write("data/scoring/2026-02.parquet", rows(7))
     for job, asset in (("tiny_performance", "performance"), ("tiny_scoring", "drift")):
         failure = world.run(job, "2026-02", asset).failure
-        assert "The scores file" in failure and "2026-02/scores.parquet does not exist" in failure
+        assert "The scores file" in failure and "/2026-02/" in failure and "does not exist" in failure
