@@ -42,11 +42,18 @@ class Session:
     console: Console
 
     def release(self, model: ServedModel, version: str) -> Path:
-        """Bring the release of a version up to date; returns its folder."""
-        chapter = Chapter(model)
+        """Bring the release of a version up to date; returns its folder.
+
+        What is in production serves meanwhile. If that is another version, this one is compared with it and
+        deployed again even where nothing of it changed.
+        """
+        chapter, serving = Chapter(model), self.installation.ledger.production(model.name)
+        if serving is not None:
+            self.installation.deployments.ensure(model.name)
+        is_other = serving is not None and serving.version != version
+        again = [chapter.key("release_model"), chapter.key("deployment")] if is_other else []
         self.runner.instance.add_dynamic_partitions(str(chapter.versions.name), [version])
-        self.runner.refresh(f"{model.name}_release", version)
-        self.installation.deployments.ensure(model.name)
+        self.runner.refresh(f"{model.name}_release", version, again=again)
         return chapter.of_version(self.installation.home, "", version)
 
 

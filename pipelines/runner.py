@@ -1,7 +1,7 @@
 """Running assets from the prompt: only what is out of date, in this process, one line a step.
 
 What is out of date is decided by Dagster's own data versions and code versions, so the UI and the prompt
-agree. An asset whose blocking check is red is out of date too.
+agree. An asset whose blocking check is not green is out of date too.
 """
 
 import time
@@ -20,6 +20,10 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from pipelines.core.errors import SeatrialError, SettingsInvalid
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+GREEN = AssetCheckExecutionRecordStatus.SUCCEEDED
+HISTORY = 200
+"""How many evaluations of a check are looked through for the partition's own."""
 
 Progress = Callable[[str], None]
 
@@ -51,8 +55,15 @@ class Runner:
     progress: Progress
     times: Times = field(default_factory=Times)
 
-    def refresh(self, job: str, partition: str | None = None, only: Sequence[AssetKey] = ()) -> list[str]:
-        """Materialize what is out of date among the job's assets (or `only` these); returns their names.
+    def refresh(
+        self,
+        job: str,
+        partition: str | None = None,
+        only: Sequence[AssetKey] = (),
+        again: Sequence[AssetKey] = (),
+    ) -> list[str]:
+        """Materialize what is out of date among the job's assets (or `only` these), and `again` in any case;
+        returns their names.
 
         Raises RunFailed with the sentence of the step or check that failed, SettingsInvalid for a partition
         that there is not.
@@ -60,14 +71,14 @@ class Runner:
         selected = set(only) or self.definitions.resolve_job_def(job).asset_layer.selected_asset_keys
         assets = [key for key in self._graph.toposorted_asset_keys if key in selected]
         self._check_partition(assets, partition)
-        ran: list[str] = []
+        ran: list[AssetKey] = []
         for _ in assets:
-            stale = self._stale(assets, partition)
+            stale = set(self._stale(assets, partition)) | set(again).difference(ran)
             if not stale:
                 break
-            self._run(job, stale, partition)
-            ran += [key.path[-1] for key in stale]
-        return ran
+            self._run(job, [key for key in assets if key in stale], partition)
+            ran += stale
+        return [key.path[-1] for key in ran]
 
     def _check_partition(self, assets: Iterable[AssetKey], partition: str | None) -> None:
         for key in assets:
@@ -83,26 +94,28 @@ class Runner:
 
     def _stale(self, assets: Iterable[AssetKey], partition: str | None) -> list[AssetKey]:
         resolver = CachingStaleStatusResolver(self.instance, self._graph, _Loading(self.instance))
-        red = self._held_back(assets)
         stale = []
         for key in assets:
             partitioned = self._graph.get(key).is_partitioned
             status = resolver.get_status(key, partition if partitioned else None)
-            if status != StaleStatus.FRESH or key in red:
+            if status != StaleStatus.FRESH or not self._is_proven(key, partition):
                 stale.append(key)
         return stale
 
-    def _held_back(self, assets: Iterable[AssetKey]) -> set[AssetKey]:
-        """Assets with a blocking check whose last evaluation was red."""
-        checks = [
-            check
-            for key in assets
-            for check in self._graph.get(key).check_keys
-            if self._graph.get_check_spec(check).blocking
-        ]
-        records = self.instance.event_log_storage.get_latest_asset_check_execution_by_key(checks)
-        failed = AssetCheckExecutionRecordStatus.FAILED
-        return {check.asset_key for check, record in records.items() if record.status == failed}
+    def _is_proven(self, key: AssetKey, partition: str | None) -> bool:
+        """Whether every blocking check of the asset was green when it was last looked at for this partition."""
+        checks = self._graph.get(key).check_keys
+        blocking = [check for check in checks if self._graph.get_check_spec(check).blocking]
+        return all(self._last_status(check, partition) == GREEN for check in blocking)
+
+    def _last_status(self, check: dg.AssetCheckKey, partition: str | None):
+        """The check's latest status in a run of this partition; None where there is none."""
+        storage = self.instance.event_log_storage
+        for record in storage.get_asset_check_execution_history(check, limit=HISTORY):
+            run = self.instance.get_run_by_id(record.run_id)
+            if run and run.tags.get("dagster/partition") == partition:
+                return record.status
+        return None
 
     def _run(self, job: str, assets: Sequence[AssetKey], partition: str | None) -> None:
         run_id = str(uuid.uuid4())

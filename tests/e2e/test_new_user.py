@@ -171,11 +171,17 @@ def test_a_worse_version_stops_at_its_gate_and_production_goes_on(user):
     assert not list(user.home.root.rglob("*.partial"))
 
 
-def test_after_down_nothing_runs_and_a_release_brings_it_back(user):
-    assert user.processes()
+def test_after_down_nothing_runs_and_a_release_brings_production_back(user):
+    before = user.status()
     user.run("make down")
     assert user.processes() == []
-    user.run("make demo", expect=1)  # its candidate is the worse version
-    MlflowRegistry(f"sqlite:///{user.home.mlflow / 'mlflow.db'}").set_alias(MODEL, "candidate", "2")
-    user.run(f".venv/bin/seatrial release models:/{MODEL}@candidate")
-    assert user.status()["ready"]
+    told = user.run(".venv/bin/seatrial demo", expect=1)  # the candidate is still the worse version
+    assert "accuracy_non_inferior_to_production" in told
+    assert user.status() == before
+
+
+def test_a_former_version_is_judged_again_and_takes_over(user):
+    MlflowRegistry(f"sqlite:///{user.home.mlflow / 'mlflow.db'}").set_alias(MODEL, "candidate", "1")
+    printed = user.run(f".venv/bin/seatrial release models:/{MODEL}@candidate")
+    assert "flight_delay/bento" not in printed
+    assert user.status()["version"] == "1"
