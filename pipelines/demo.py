@@ -11,7 +11,7 @@ from rich.console import Console
 from pipelines.assets.common import Chapter
 from pipelines.components import ServedModel
 from pipelines.core.drift import DriftReport
-from pipelines.core.errors import ModelNotFound
+from pipelines.core.errors import ModelNotFound, SettingsInvalid
 from pipelines.defs.resources import Installation
 from pipelines.runner import Runner
 from pipelines.summary import example_request, load_seconds, load_table, print_ladder, scored_rows
@@ -50,10 +50,18 @@ class Session:
         chapter, serving = Chapter(model), self.installation.ledger.production(model.name)
         if serving is not None:
             self.installation.deployments.ensure(model.name)
-        is_other = serving is not None and serving.version != version
-        again = [chapter.key("release_model"), chapter.key("deployment")] if is_other else []
         self.runner.instance.add_dynamic_partitions(str(chapter.versions.name), [version])
-        self.runner.refresh(f"{model.name}_release", version, again=again)
+        job, judged, deployed = (
+            f"{model.name}_release",
+            chapter.key("release_model"),
+            chapter.key("deployment"),
+        )
+        if serving is None or serving.version == version:
+            self.runner.refresh(job, version)
+        else:
+            optimized = [chapter.key(name) for name in ("registered_model", "onnx_model", *model.gate.rungs)]
+            self.runner.refresh(job, version, only=[*optimized, judged], again=[judged])
+            self.runner.refresh(job, version, again=[deployed])
         return chapter.of_version(self.installation.home, "", version)
 
 
@@ -75,6 +83,10 @@ def run_demo(installation: Installation, month: str, console: Console) -> None:
     with _session(installation, console) as session:
         model, runner = session.models[MODEL], session.runner
         chapter = Chapter(model)
+        if month not in chapter.months.get_partition_keys():
+            raise SettingsInvalid(
+                "--month", month, f"there are {', '.join(chapter.months.get_partition_keys())}"
+            )
         keys = {name: chapter.key(name) for name in (*TRAINING, *SCORING, "monitoring_report")}
         runner.refresh(EVERY_ASSET, only=[keys[name] for name in TRAINING])
         version = installation.registry.resolve(model.registered_name, model.alias)

@@ -103,7 +103,7 @@ class Runner:
         return stale
 
     def _is_proven(self, key: AssetKey, partition: str | None) -> bool:
-        """Whether every blocking check of the asset was green when it was last looked at for this partition."""
+        """Whether each blocking check of the asset was green at its last look at this partition."""
         checks = self._graph.get(key).check_keys
         blocking = [check for check in checks if self._graph.get_check_spec(check).blocking]
         return all(self._last_status(check, partition) == GREEN for check in blocking)

@@ -153,13 +153,13 @@ class MlflowRegistry(Registry):
 
     @contextmanager
     def _asking(self, missing: ModelNotFound) -> Iterator[None]:
-        """Turn what MLflow raises into our errors; `missing` stands for what the registry does not have."""
+        """Turn what MLflow raises, or a missing database driver, into our errors; `missing` is what is asked for."""
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
             yield
-        except (MlflowException, SQLAlchemyError, OSError) as error:
+        except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
             if getattr(error, "error_code", None) in ABSENT:
                 raise missing from error
             raise RegistryUnreachable(self.tracking_uri, _root_cause(error)) from error

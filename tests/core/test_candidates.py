@@ -22,7 +22,7 @@ def _seen(*versions: str, aliased: str | None) -> Seen:
         (_seen("1", "2", aliased="2"), _seen("1", "2", aliased="1"), "12", []),
         (_seen("8", aliased="8"), _seen("8", "9", "10", aliased="10"), "", ["9", "10"]),
     ],
-    ids=["first look", "no alias", "nothing new", "new version", "alias moved", "both at once", "released by hand",
+    ids=["first look", "no alias", "nothing new", "new version", "alias moved", "both at once", "by hand",
          "alias moved back", "oldest first"],
 )  # fmt: skip
 def test_to_release(before, now, started, expected):

@@ -107,7 +107,7 @@ def test_a_version_worse_than_production_is_refused_with_numbers():
 
 
 def test_wrong_passes_stay_at_the_level_that_was_asked_for():
-    """Two scorers of equal quality whose true difference is exactly the margin are let pass at most α often."""
+    """Two scorers whose true difference is exactly the margin are let pass at most α often."""
     spec, passed = GateSpec(max_drop=0.0), 0
     for seed in range(300):
         rng = np.random.default_rng(seed)
