@@ -153,7 +153,7 @@ class MlflowRegistry(Registry):
 
     @contextmanager
     def _asking(self, missing: ModelNotFound) -> Iterator[None]:
-        """Turn what MLflow raises, or a missing database driver, into our errors; `missing` is what is asked for."""
+        """Turn what MLflow or a missing driver raises into our errors; `missing` is what was asked for."""
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
