@@ -82,13 +82,14 @@ def _drift(chapter: Chapter, scoring: ScoringSpec) -> dg.AssetsDefinition:
             report.save(folder / DRIFT_FILE)
             report.verdict.save(folder)
             for name, frame in {"reference": reference, "current": current}.items():
-                frame.to_parquet(folder / f"{name}.parquet", index=False)
+                sample(frame, spec.monitoring.max_rows).to_parquet(folder / f"{name}.parquet", index=False)
         drifted = [column.column for column in report.columns if column.drifted]
+        page = chapter.of_month(home, "drift", month) / DRIFT_PAGE
         return dg.MaterializeResult(
             metadata={
                 "verdict": f"{report.verdict.outcome}: {report.verdict.why}",
                 "drifted": ", ".join(drifted) or "none",
-                "page": dg.MetadataValue.path(chapter.of_month(home, "drift", month) / DRIFT_PAGE),
+                **({"page": dg.MetadataValue.url(page.as_uri())} if page.exists() else {}),
             },
             data_version=dg.DataVersion(digest_of(json.dumps(report.to_dict()))),
         )
@@ -109,13 +110,13 @@ def _scorer(chapter: Chapter, home: Home, ledger: Ledger, month: str) -> Engine:
 def _sides(
     chapter: Chapter, scoring: ScoringSpec, home: Home, engine: Engine, month: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Reference and current rows, both with the outputs of the release that scored, sampled alike."""
-    spec, rows = chapter.spec, chapter.spec.monitoring.max_rows
-    reference = sample(read_rows(home.data(spec.data.reference), "reference"), rows).reset_index(drop=True)
+    """Reference and current rows, both with the outputs of the release that scored."""
+    spec = chapter.spec
+    reference = read_rows(home.data(spec.data.reference), "reference")
     outputs = predict(engine, to_tensors(engine.contract, reference, "reference"), BATCH_ROWS)
     current = read_rows(home.data(scoring.input.format(month=month)), "scoring input")
     scores = read_rows(chapter.of_month(home, "scores", month) / SCORES_FILE, "scores")
-    return reference.assign(**outputs), sample(current.merge(scores, on=spec.data.key), rows)
+    return reference.assign(**outputs), current.merge(scores, on=spec.data.key)
 
 
 def _performance(chapter: Chapter, scoring: ScoringSpec, labels: str) -> dg.AssetsDefinition:

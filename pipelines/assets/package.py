@@ -78,7 +78,7 @@ def _bento(chapter: Chapter) -> dg.AssetsDefinition:
             engine = Engine(source / MODEL_FILE, manifest.contract, spec.serving.threads)
             expected = engine.run(to_tensors(manifest.contract, rows, "holdout"))
             tolerance = max(spec.gate.parity, spec.gate.max_batch_shift)
-            with deployments.stage(spec.name, built.tag) as url:
+            with deployments.stage(f"{spec.name}.v{version}", built.tag) as url:
                 verdict = judge_answers(
                     lambda some: client.predict(url, some),
                     _records(manifest, rows),
@@ -154,7 +154,7 @@ def _load_test(chapter: Chapter) -> dg.AssetsDefinition:
         peak = serving.expected_peak_rps
         stages = [("peak", peak, serving.load_seconds), ("2x peak", 2 * peak, serving.load_seconds)]
         with replacing_folder(chapter.of_version(home, "load_test", version)) as folder:
-            with deployments.stage(spec.name, tag) as url:
+            with deployments.stage(f"{spec.name}.v{version}", tag) as url:
                 traffic.run(f"{url}/predict", bodies, [("warm-up", peak, WARM_UP_SECONDS)], seed=1)
                 result = traffic.run(f"{url}/predict", bodies, stages, seed=0)
             pq.write_table(result.samples, folder / "samples.parquet")

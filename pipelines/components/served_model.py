@@ -18,6 +18,9 @@ from pipelines.components.registry_sensor import registry_sensor
 from pipelines.components.scaffolder import ServedModelScaffolder
 from pipelines.core.spec import ModelSpec, ScoringSpec
 
+ONE_AT_A_TIME = {"seatrial/release": "one at a time"}
+"""dagster.yaml limits runs with this tag to one: load tests at the same time would measure each other."""
+
 
 @dg.scaffold_with(ServedModelScaffolder)
 class ServedModel(ModelSpec, dg.Component, dg.Resolvable):
@@ -39,7 +42,8 @@ class ServedModel(ModelSpec, dg.Component, dg.Resolvable):
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         chapter = Chapter(self)
         release = [*optimize(chapter), *package(chapter), *rollout(chapter)]
-        release_job = _job(f"{self.name}_release", [*_keys(release), chapter.key("release_report")])
+        released = dg.AssetSelection.assets(*_keys(release), chapter.key("release_report"))
+        release_job = dg.define_asset_job(f"{self.name}_release", released, tags=ONE_AT_A_TIME)
         watching = [*score(chapter, self.scoring), *monitor(chapter, self.scoring)] if self.scoring else []
         jobs, schedules = _scoring_jobs(chapter, self.scoring) if self.scoring else ([], [])
         definitions = [*release, *watching, *report(chapter, self.scoring)]
@@ -56,19 +60,15 @@ def _keys(definitions: Sequence) -> list[dg.AssetKey]:
     return [item.key for item in definitions if not isinstance(item, dg.AssetChecksDefinition)]
 
 
-def _job(name: str, keys: Sequence[dg.AssetKey]):
-    """In one process: its steps share their imports, which would cost more than the steps themselves."""
-    return dg.define_asset_job(name, dg.AssetSelection.assets(*keys), executor_def=dg.in_process_executor)
-
-
 def _scoring_jobs(chapter: Chapter, scoring: ScoringSpec) -> tuple[list, list]:
     """Jobs and schedules of a month that ended, and of a month whose labels arrived."""
     name, spec = chapter.spec.name, scoring
     steps = [chapter.key(asset) for asset in ("scoring_input", "scores", "drift", "monitoring_report")]
-    jobs = [_job(f"{name}_scoring", [*_upstream(spec.input_asset), *steps])]
+    scored = dg.AssetSelection.assets(*_upstream(spec.input_asset), *steps)
+    jobs = [dg.define_asset_job(f"{name}_scoring", scored)]
     if spec.labels:
-        labelled = [*_upstream(spec.labels_asset), chapter.key("performance")]
-        jobs.append(_job(f"{name}_performance", labelled))
+        labelled = dg.AssetSelection.assets(*_upstream(spec.labels_asset), chapter.key("performance"))
+        jobs.append(dg.define_asset_job(f"{name}_performance", labelled))
     schedules = [
         dg.build_schedule_from_partitioned_job(
             job,
