@@ -73,11 +73,12 @@ class Runner:
         self._check_partition(assets, partition)
         ran: list[AssetKey] = []
         for _ in assets:
-            stale = set(self._stale(assets, partition)) | set(again).difference(ran)
-            if not stale:
+            due = {*self._stale(assets, partition)} | ({*again} - {*ran})
+            if not due:
                 break
-            self._run(job, [key for key in assets if key in stale], partition)
-            ran += stale
+            todo = [key for key in assets if key in due]
+            self._run(job, todo, partition)
+            ran += todo
         return [key.path[-1] for key in ran]
 
     def _check_partition(self, assets: Iterable[AssetKey], partition: str | None) -> None:

@@ -27,11 +27,13 @@ MODEL = "flight_delay"
 
 
 class User:
-    """A shell in the project's folder with an installation of its own."""
+    """A shell in the project's folder with an installation of its own. MLflow sets variables of this process
+    whenever it is told where to track, which a user's shell does not have."""
 
     def __init__(self, home: Path, port: int) -> None:
         self.home, self.port = Home(home), port
-        self.env = {**os.environ, "SEATRIAL_HOME": str(home), "SEATRIAL_PORT": str(port), "COLUMNS": "120"}
+        shell = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+        self.env = {**shell, "SEATRIAL_HOME": str(home), "SEATRIAL_PORT": str(port), "COLUMNS": "120"}
         self.printed: dict[str, str] = {}
 
     def run(self, command: str, expect: int = 0) -> str:
