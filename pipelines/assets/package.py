@@ -14,7 +14,7 @@ from bentos.manifest import MODEL_FILE, Manifest
 from pipelines.assets.common import Chapter, load_contract, verdict_check
 from pipelines.core.home import Home
 from pipelines.core.ladder import Ladder
-from pipelines.core.latency import judge_load
+from pipelines.core.latency import fell_behind, judge_load
 from pipelines.core.packing import judge_answers, make_manifest, source_digest
 from pipelines.core.rows import digest_of, read_rows, sample, to_tensors
 from pipelines.gateways.bento_store import BentoStore
@@ -26,6 +26,7 @@ from pipelines.gateways.traffic import Traffic
 PROJECT = Path(__file__).parents[2]
 SMOKE_ROWS, LOAD_ROWS = 256, 5000
 WARM_UP_SECONDS = 2.0
+ATTEMPTS = 3
 
 
 def package(chapter: Chapter) -> Sequence:
@@ -144,7 +145,8 @@ def _load_test(chapter: Chapter) -> dg.AssetsDefinition:
         """The built bento under load: Poisson arrivals at the expected peak and at twice that.
 
         Real rows, one a request, never a constant one; latency counts from the intended start of each
-        request, and a run in which the generator fell behind is void. All samples are kept.
+        request. A run in which the generator fell behind is void and measured again, three times at most.
+        All samples are kept.
         """
         version = context.partition_key
         source = chapter.of_version(home, "bento", version)
@@ -156,14 +158,12 @@ def _load_test(chapter: Chapter) -> dg.AssetsDefinition:
         with replacing_folder(chapter.of_version(home, "load_test", version)) as folder:
             with deployments.stage(f"{spec.name}.v{version}", tag) as url:
                 traffic.run(f"{url}/predict", bodies, [("warm-up", peak, WARM_UP_SECONDS)], seed=1)
-                result = traffic.run(f"{url}/predict", bodies, stages, seed=0)
+                result, attempts = _measured(traffic, f"{url}/predict", bodies, stages, serving.p99_ms)
             pq.write_table(result.samples, folder / "samples.parquet")
             limits = {"p99_limit_ms": serving.p99_ms, "max_error_rate": serving.max_error_rate}
-            load = {
-                **limits,
-                "warm_up_seconds": WARM_UP_SECONDS,
-                "stages": [asdict(stage) for stage in result.stages],
-            }
+            offered = WARM_UP_SECONDS + attempts * sum(seconds for _, _, seconds in stages)
+            figures = [asdict(stage) for stage in result.stages]
+            load = {**limits, "attempts": attempts, "offered_seconds": offered, "stages": figures}
             (folder / "load.json").write_text(json.dumps(load, indent=2))
             verdict = judge_load(result.stages, subject=tag, **limits).save(folder)
         return dg.MaterializeResult(
@@ -172,3 +172,13 @@ def _load_test(chapter: Chapter) -> dg.AssetsDefinition:
         )
 
     return load_test
+
+
+def _measured(traffic: Traffic, url: str, bodies: list[bytes], stages: list, p99_ms: float):
+    """The first run that is not void, and how many were made; of void ones the last, which judges as such."""
+    results = []
+    while len(results) < ATTEMPTS:
+        results.append(traffic.run(url, bodies, stages, seed=0))
+        if fell_behind(results[-1].stages, p99_ms) is None:
+            break
+    return results[-1], len(results)
