@@ -95,7 +95,7 @@ def test_a_service_that_breaks_its_promise_is_not_deployed(world, traffic, says)
 
 
 def test_a_load_test_whose_generator_fell_behind_is_void(world):
-    world.traffic = FakeTraffic(latency_ms=50, lag_ms=40)
+    world.traffic = FakeTraffic(latency_ms=90, lag_ms=80)
     outcome = world.release()
     assert "The load test is void" in outcome.failure and "expected_peak_rps" in outcome.failure
     assert not world.artifact("1", "load_test").exists() and world.serving is None
