@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
@@ -16,8 +17,9 @@ from pipelines.assets.common import Chapter, load_contract, verdict_check
 from pipelines.core.home import Home
 from pipelines.core.ladder import Ladder
 from pipelines.core.latency import fell_behind, judge_load
-from pipelines.core.packing import judge_answers, make_manifest, source_digest
+from pipelines.core.packing import Ask, judge_answers, make_manifest, source_digest
 from pipelines.core.rows import digest_of, read_rows, sample, to_tensors
+from pipelines.core.verdict import Verdict
 from pipelines.gateways.bento_store import BentoStore
 from pipelines.gateways.client import Client
 from pipelines.gateways.deployments import Deployments
@@ -25,6 +27,7 @@ from pipelines.gateways.tables import replacing_folder
 from pipelines.gateways.traffic import LoadResult, Traffic
 
 PROJECT = Path(__file__).parents[2]
+BENTO_FILE = "bento.json"
 SMOKE_ROWS, LOAD_ROWS = 256, 5000
 WARM_UP_SECONDS = 2.0
 ATTEMPTS = 3
@@ -76,18 +79,9 @@ def _bento(chapter: Chapter) -> dg.AssetsDefinition:
         with replacing_folder(chapter.of_version(home, "bento", version)) as folder:
             manifest.save(folder)
             (folder / BENTO_FILE).write_text(json.dumps({"tag": built.tag, "model": str(built.model)}))
-            rows = sample(read_rows(home.data(spec.data.holdout), "holdout"), SMOKE_ROWS)
-            engine = Engine(source / MODEL_FILE, manifest.contract, spec.serving.threads)
-            expected = engine.run(to_tensors(manifest.contract, rows, "holdout"))
-            tolerance = max(spec.gate.parity, spec.gate.max_batch_shift)
             with deployments.stage(f"{spec.name}.v{version}", built.tag) as url:
-                verdict = judge_answers(
-                    lambda some: client.predict(url, some),
-                    _records(manifest, rows),
-                    expected,
-                    tolerance,
-                    built.tag,
-                ).save(folder)
+                ask = partial(client.predict, url)
+                verdict = _compare(chapter, home, manifest, source / MODEL_FILE, ask, built.tag).save(folder)
         return dg.MaterializeResult(
             metadata={
                 "tag": built.tag,
@@ -101,7 +95,16 @@ def _bento(chapter: Chapter) -> dg.AssetsDefinition:
     return bento
 
 
-BENTO_FILE = "bento.json"
+def _compare(
+    chapter: Chapter, home: Home, manifest: Manifest, model: Path, ask: Ask, subject: str
+) -> Verdict:
+    """Whether the service answers held-out rows like the ONNX file it was built from."""
+    spec = chapter.spec
+    rows = sample(read_rows(home.data(spec.data.holdout), "holdout"), SMOKE_ROWS)
+    engine = Engine(model, manifest.contract, spec.serving.threads)
+    expected = engine.run(to_tensors(manifest.contract, rows, "holdout"))
+    tolerance = max(spec.gate.parity, spec.gate.max_batch_shift)
+    return judge_answers(ask, _records(manifest, rows), expected, tolerance, subject)
 
 
 def _manifest(chapter: Chapter, home: Home, version: str, source: Path) -> Manifest:

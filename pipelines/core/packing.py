@@ -13,6 +13,9 @@ from pipelines.core.rows import digest_of
 from pipelines.core.spec import ServingSpec
 from pipelines.core.verdict import Verdict, judge
 
+Ask = Callable[[Sequence[Mapping]], list[dict]]
+"""Sends rows to a service and returns its answers, one {output: value} a row."""
+
 REQUEST_ROWS = (1, 7, 64)
 """Rows of the requests that the built bento is asked, in turn."""
 
@@ -42,7 +45,7 @@ def make_manifest(
 
 
 def judge_answers(
-    ask: Callable[[Sequence[Mapping]], list[dict]],
+    ask: Ask,
     rows: Sequence[Mapping],
     expected: Mapping[str, np.ndarray],
     tolerance: float,

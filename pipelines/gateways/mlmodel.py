@@ -4,13 +4,13 @@ A model file is data or it is refused: a torch.export archive whose records are 
 Everything else would have to be unpickled, and unpickling runs whatever the file says.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.core.errors import ModelRefused
-from pipelines.gateways.registry import RegisteredModel, Tensor
 
 if TYPE_CHECKING:
     from mlflow.models import Model, ModelSignature
@@ -28,6 +28,29 @@ ADD_SIGNATURE = (
     "log it again with signature=ModelSignature(inputs=Schema([TensorSpec(np.dtype('float32'), (-1,), "
     "'column'), …]), outputs=Schema([…])), every tensor with its name"
 )
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a signature; -1 in `shape` is any length, and the batch comes first."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    """One version, fetched. `file` is a torch.export archive (`pt2`) or an ONNX file."""
+
+    name: str
+    version: str
+    model_id: str
+    form: str
+    file: Path
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    metadata: Mapping = field(default_factory=dict)
 
 
 def download(name: str, version: str, source: str, into: Path, tracking_uri: str) -> RegisteredModel:

@@ -4,12 +4,12 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.core.errors import ModelNotFound, RegistryUnreachable
+from pipelines.gateways.mlmodel import RegisteredModel, Tensor, download, signature
 
 if TYPE_CHECKING:
     import mlflow
@@ -24,29 +24,6 @@ MLFLOW_SETTINGS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """One tensor of a signature; -1 in `shape` is any length, and the batch comes first."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class RegisteredModel:
-    """One version, fetched. `file` is a torch.export archive (`pt2`) or an ONNX file."""
-
-    name: str
-    version: str
-    model_id: str
-    form: str
-    file: Path
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    metadata: Mapping = field(default_factory=dict)
 
 
 class Registry(ABC):
@@ -90,8 +67,6 @@ class MlflowRegistry(Registry):
         return sorted((str(version.version) for version in found), key=int)
 
     def fetch(self, name: str, version: str, into: Path) -> RegisteredModel:
-        from pipelines.gateways.mlmodel import download
-
         with self._asking(ModelNotFound(name, version=version)):
             source = self._client.get_model_version_download_uri(name, version)
             return download(name, version, source, into, self.tracking_uri)
@@ -117,8 +92,6 @@ class MlflowRegistry(Registry):
         import mlflow
         import torch
         from mlflow.pytorch import log_model
-
-        from pipelines.gateways.mlmodel import signature
 
         mlflow.set_tracking_uri(self.tracking_uri)
         with mlflow.start_run(experiment_id=experiment):
