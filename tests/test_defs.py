@@ -4,11 +4,14 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from datetime import UTC, datetime
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from pipelines.assets.report import CODE_LOCATION
 from pipelines.definitions import defs
 
 HEAVY = {"torch", "mlflow", "great_expectations", "evidently", "papermill", "bentoml", "onnx", "onnxruntime"}
@@ -144,3 +147,8 @@ def test_looking_at_the_project_loads_no_heavy_library():
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert json.loads(found.stdout.splitlines()[-1]) == []
+
+
+def test_the_link_to_a_report_names_the_code_location():
+    settings = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    assert settings["tool"]["dg"]["project"]["code_location_name"] == CODE_LOCATION

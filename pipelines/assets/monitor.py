@@ -89,7 +89,7 @@ def _drift(chapter: Chapter, scoring: ScoringSpec) -> dg.AssetsDefinition:
             metadata={
                 "verdict": f"{report.verdict.outcome}: {report.verdict.why}",
                 "drifted": ", ".join(drifted) or "none",
-                **({"page": dg.MetadataValue.url(page.as_uri())} if page.exists() else {}),
+                **({"page": dg.MetadataValue.path(page)} if page.exists() else {}),
             },
             data_version=dg.DataVersion(digest_of(json.dumps(report.to_dict()))),
         )
