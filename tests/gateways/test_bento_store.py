@@ -57,6 +57,9 @@ def empty(tmp_path) -> BentoMLStore:
     return BentoMLStore(Home(tmp_path / "home"), tmp_path / "project")
 
 
+STOP_SECONDS = 20
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -75,7 +78,11 @@ def serving(command: Command, port: int, log: Path) -> Iterator[httpx.Client]:
             yield client
     finally:
         process.terminate()
-        process.wait()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:  # a shell that ignores SIGTERM hands that on to what it starts
+            process.kill()
+            process.wait()
 
 
 def _wait_until_ready(client: httpx.Client, process: subprocess.Popen, log: Path) -> None:
