@@ -20,8 +20,7 @@ from pipelines.gateways.deployments import free_port
 PROJECT = Path(__file__).parents[2]
 RESULTS = Path(__file__).with_name("results.json")
 SEATRIAL = [sys.executable, "-c", "from pipelines.cli import main; main()"]
-ORCHESTRATION_TARGET = 0.15
-"""Recorded beside what was measured; a void load test, which is measured again, changes the share."""
+MAX_ORCHESTRATION_SHARE = 0.15
 MAX_PEAK_GIB = 3
 
 
@@ -61,7 +60,6 @@ def test_the_whole_path(env):
                 "second_to_first": round(second / first, 3),
                 "seconds_by_work": parts,
                 "orchestration_share": round(share, 3),
-                "orchestration_target": ORCHESTRATION_TARGET,
                 "peak_memory_gib": round(peak_gib, 2),
                 "load_definitions_seconds": round(load_definitions - python, 2),
             },
@@ -71,3 +69,4 @@ def test_the_whole_path(env):
     )
     assert peak_gib < MAX_PEAK_GIB
     assert second < first / 4
+    assert share < MAX_ORCHESTRATION_SHARE
