@@ -1,7 +1,7 @@
 """From the chosen ONNX file to a bento that was tried: build, compare, load."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from bentos.engine import Engine
 from bentos.manifest import MODEL_FILE, Manifest
-from pipelines.assets.common import Chapter, load_contract, verdict_check
+from pipelines.assets.common import Chapter, load_contract, plain, verdict_check
 from pipelines.core.home import Home
 from pipelines.core.ladder import Ladder
 from pipelines.core.latency import fell_behind, judge_load
@@ -31,17 +31,18 @@ BENTO_FILE = "bento.json"
 SMOKE_ROWS, LOAD_ROWS = 256, 5000
 WARM_UP_SECONDS = 2.0
 ATTEMPTS = 3
+UNTRIED = "it was not put under load, as it does not answer like its model"
 
 
 def package(chapter: Chapter) -> Sequence:
     """The chapter's assets and checks."""
     return [
         _bento(chapter),
+        _load_test(chapter),
         verdict_check(
-            chapter, "bento", "answers_like_onnx",
+            chapter, "load_test", "answers_like_onnx",
             "The built bento, served from its own environment, answers like the ONNX file.",
         ),
-        _load_test(chapter),
         verdict_check(
             chapter, "load_test", "within_slo",
             "p99 and error rate hold at the expected peak and at twice that.",
@@ -64,14 +65,9 @@ def _bento(chapter: Chapter) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext,
         home: dg.ResourceParam[Home],
         bentos: dg.ResourceParam[BentoStore],
-        deployments: dg.ResourceParam[Deployments],
-        client: dg.ResourceParam[Client],
     ) -> dg.MaterializeResult:
-        """The release as a bento: model, manifest and service code, with runtime packages only.
-
-        Built by `bentoml build`, then served from that build in an environment of its own and asked the same
-        rows as the ONNX file.
-        """
+        """The release as a bento, built by `bentoml build`: model, manifest and service code, with runtime
+        packages only."""
         version = context.partition_key
         source = chapter.of_version(home, "release_model", version)
         manifest = _manifest(chapter, home, version, source)
@@ -79,32 +75,16 @@ def _bento(chapter: Chapter) -> dg.AssetsDefinition:
         with replacing_folder(chapter.of_version(home, "bento", version)) as folder:
             manifest.save(folder)
             (folder / BENTO_FILE).write_text(json.dumps({"tag": built.tag, "model": str(built.model)}))
-            with deployments.stage(f"{spec.name}.v{version}", built.tag) as url:
-                ask = partial(client.predict, url)
-                verdict = _compare(chapter, home, manifest, source / MODEL_FILE, ask, built.tag).save(folder)
         return dg.MaterializeResult(
             metadata={
                 "tag": built.tag,
                 "release_id": manifest.release_id,
                 "size_bytes": built.size_bytes,
-                "answers": verdict.why,
             },
             data_version=dg.DataVersion(manifest.release_id),
         )
 
     return bento
-
-
-def _compare(
-    chapter: Chapter, home: Home, manifest: Manifest, model: Path, ask: Ask, subject: str
-) -> Verdict:
-    """Whether the service answers held-out rows like the ONNX file it was built from."""
-    spec = chapter.spec
-    rows = sample(read_rows(home.data(spec.data.holdout), "holdout"), SMOKE_ROWS)
-    engine = Engine(model, manifest.contract, spec.serving.threads)
-    expected = engine.run(to_tensors(manifest.contract, rows, "holdout"))
-    tolerance = max(spec.gate.parity, spec.gate.max_batch_shift)
-    return judge_answers(ask, _records(manifest, rows), expected, tolerance, subject)
 
 
 def _manifest(chapter: Chapter, home: Home, version: str, source: Path) -> Manifest:
@@ -130,7 +110,7 @@ def _records(manifest: Manifest, rows) -> list[dict]:
 
 
 def _load_test(chapter: Chapter) -> dg.AssetsDefinition:
-    spec, serving = chapter.spec, chapter.spec.serving
+    spec = chapter.spec
 
     @dg.asset(
         key=chapter.key("load_test"),
@@ -138,54 +118,86 @@ def _load_test(chapter: Chapter) -> dg.AssetsDefinition:
         partitions_def=chapter.versions,
         group_name=spec.name,
         kinds={"bentoml"},
-        code_version=serving.digest(),
+        code_version=spec.serving.digest(),
     )
     def load_test(
         context: dg.AssetExecutionContext,
         home: dg.ResourceParam[Home],
         deployments: dg.ResourceParam[Deployments],
+        client: dg.ResourceParam[Client],
         traffic: dg.ResourceParam[Traffic],
     ) -> dg.MaterializeResult:
-        """The built bento under load: Poisson arrivals at the expected peak and at twice that.
+        """The built bento, served from an environment of its own: its answers first, then load.
 
-        Real rows, one a request, never a constant one; latency counts from the intended start of each
+        It is asked the same rows as the ONNX file. Then Poisson arrivals at the expected peak and at twice
+        that: real rows, one a request, never a constant one; latency counts from the intended start of each
         request. A stage in which the generator fell behind is void and measured again, twice at most.
-        All samples are kept.
+        All samples are kept. A bento that answers wrongly is put under no load.
         """
         version = context.partition_key
         source = chapter.of_version(home, "bento", version)
-        tag, manifest = json.loads((source / BENTO_FILE).read_text())["tag"], Manifest.load(source)
-        rows = sample(read_rows(home.data(spec.data.reference), "reference"), LOAD_ROWS)
-        bodies = [orjson.dumps({"rows": [row]}) for row in _records(manifest, rows)]
-        peak = serving.expected_peak_rps
-        stages = [("peak", peak, serving.load_seconds), ("2x peak", 2 * peak, serving.load_seconds)]
+        bento, manifest = json.loads((source / BENTO_FILE).read_text()), Manifest.load(source)
         with replacing_folder(chapter.of_version(home, "load_test", version)) as folder:
-            with deployments.stage(f"{spec.name}.v{version}", tag) as url:
-                traffic.run(f"{url}/predict", bodies, [("warm-up", peak, WARM_UP_SECONDS)], seed=1)
-                runs, offered = _measured(traffic, f"{url}/predict", bodies, stages, serving.p99_ms)
-            pq.write_table(pa.concat_tables(run.samples for run in runs), folder / "samples.parquet")
-            measured = [stage for run in runs for stage in run.stages]
-            limits = {"p99_limit_ms": serving.p99_ms, "max_error_rate": serving.max_error_rate}
-            figures = [asdict(stage) for stage in measured]
-            load = {**limits, "offered_seconds": WARM_UP_SECONDS + offered, "stages": figures}
-            (folder / "load.json").write_text(json.dumps(load, indent=2))
-            verdict = judge_load(measured, subject=tag, **limits).save(folder)
+            with deployments.stage(f"{spec.name}.v{version}", bento["tag"]) as url:
+                answers = _compare(chapter, home, manifest, bento, partial(client.predict, url)).save(folder)
+                if answers.passed:
+                    load = _load(
+                        chapter, home, manifest, bento, partial(traffic.run, f"{url}/predict"), folder
+                    )
+                else:
+                    load = Verdict("within_slo", "inconclusive", bento["tag"], (UNTRIED,))
+            load.save(folder)
         return dg.MaterializeResult(
-            metadata={"verdict": verdict.why, **{f"p99_ms {s.name}": s.p99_ms for s in measured}},
-            data_version=dg.DataVersion(tag),
+            metadata={"answers": answers.why, "load": load.why, **plain(load.numbers)},
+            data_version=dg.DataVersion(bento["tag"]),
         )
 
     return load_test
 
 
+def _compare(chapter: Chapter, home: Home, manifest: Manifest, bento: Mapping, ask: Ask) -> Verdict:
+    """Whether the service answers held-out rows like the ONNX file it was built from."""
+    spec = chapter.spec
+    rows = sample(read_rows(home.data(spec.data.holdout), "holdout"), SMOKE_ROWS)
+    engine = Engine(Path(bento["model"]), manifest.contract, spec.serving.threads)
+    expected = engine.run(to_tensors(manifest.contract, rows, "holdout"))
+    tolerance = max(spec.gate.parity, spec.gate.max_batch_shift)
+    return judge_answers(ask, _records(manifest, rows), expected, tolerance, bento["tag"])
+
+
+def _load(
+    chapter: Chapter,
+    home: Home,
+    manifest: Manifest,
+    bento: Mapping,
+    send: Callable[..., LoadResult],
+    folder: Path,
+) -> Verdict:
+    """Put the service under load and judge it. `folder` keeps the figures and all samples."""
+    serving = chapter.spec.serving
+    rows = sample(read_rows(home.data(chapter.spec.data.reference), "reference"), LOAD_ROWS)
+    bodies = [orjson.dumps({"rows": [row]}) for row in _records(manifest, rows)]
+    peak = serving.expected_peak_rps
+    stages = [("peak", peak, serving.load_seconds), ("2x peak", 2 * peak, serving.load_seconds)]
+    send(bodies, [("warm-up", peak, WARM_UP_SECONDS)], seed=1)
+    runs, offered = _measured(partial(send, bodies), stages, serving.p99_ms)
+    pq.write_table(pa.concat_tables(run.samples for run in runs), folder / "samples.parquet")
+    measured = [stage for run in runs for stage in run.stages]
+    limits = {"p99_limit_ms": serving.p99_ms, "max_error_rate": serving.max_error_rate}
+    figures = [asdict(stage) for stage in measured]
+    load = {**limits, "offered_seconds": WARM_UP_SECONDS + offered, "stages": figures}
+    (folder / "load.json").write_text(json.dumps(load, indent=2))
+    return judge_load(measured, subject=bento["tag"], **limits)
+
+
 def _measured(
-    traffic: Traffic, url: str, bodies: list[bytes], stages: list[tuple[str, float, float]], p99_ms: float
+    send: Callable[..., LoadResult], stages: list[tuple[str, float, float]], p99_ms: float
 ) -> tuple[list[LoadResult], float]:
     """Each stage's first run that is not void, else its last, and how many seconds load was offered."""
     kept, offered = [], 0.0
     for number, stage in enumerate(stages):
         for _ in range(ATTEMPTS):
-            result = traffic.run(url, bodies, [stage], seed=number)
+            result = send([stage], seed=number)
             offered += stage[2]
             if fell_behind(result.stages, p99_ms) is None:
                 break

@@ -69,7 +69,7 @@ def _deployment(chapter: Chapter) -> dg.AssetsDefinition:
 def verified_release(chapter: Chapter, home: Home, ledger: Ledger, version: str) -> Release:
     """The release of a version with its evidence. Raises EvidenceMissing unless all of it holds."""
     name = chapter.spec.name
-    folders = {asset: chapter.of_version(home, asset, version) for asset in GATES}
+    folders = {asset: chapter.of_version(home, asset, version) for asset in (*GATES, "bento")}
     try:
         manifest = Manifest.load(folders["bento"])
         bento = json.loads((folders["bento"] / BENTO_FILE).read_text())

@@ -15,13 +15,16 @@ from pipelines.core.home import Home
 from pipelines.gateways.environments import locked, python_with, run
 from pipelines.gateways.processes import Command
 
-BENTOML = (sys.executable, "-m", "bentoml")
-SAVE_MODEL = """
+BUILD = """
 import shutil, sys, bentoml
-with bentoml.models.create(sys.argv[1]) as model:
-    shutil.copytree(sys.argv[2], model.path, dirs_exist_ok=True)
+from bentoml_cli.cli import cli
+tag, packed, *build = sys.argv[1:]
+with bentoml.models.create(tag) as model:
+    shutil.copytree(packed, model.path, dirs_exist_ok=True)
+cli(["build", *build])
 """
-"""Run in a process of its own: BentoML takes its store, and whether to phone home, from the environment."""
+"""Puts the model into the store and runs `bentoml build`, in a process of its own: BentoML takes its store,
+and whether to phone home, from the environment."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +88,10 @@ class BentoMLStore(BentoStore):
             packed = _pack(model, manifest, scratch / "model")
             self._stage(context)
             env = {"HOME": str(Path.home()), "PATH": _path_with_no_uv(scratch / "bin"), **_settings(store)}
-            build = (*BENTOML, "build", "--name", name, "--version", version, "--arg", f"release={tag}")
+            options = ("--name", name, "--version", version, "--arg", f"release={tag}")
             log = self.home.bentoml / "logs" / f"{name}-{version}.log"
-            for argv in ((sys.executable, "-c", SAVE_MODEL, tag, str(packed)), build):
-                run(f"The bento {tag}", argv, env, context, log)
+            build = (sys.executable, "-c", BUILD, tag, str(packed), *options)
+            run(f"The bento {tag}", build, env, context, log)
             for kind in ("models", "bentos"):  # the bento last: it says that all is there
                 self._move(store / kind / name, kind, version)
 

@@ -74,8 +74,9 @@ def test_a_worse_version_stops_at_its_gate_and_no_way_leads_around_it(world):
 def test_a_service_that_answers_otherwise_is_not_deployed(world):
     world.client = FakeClient(world.bentos, error=0.01)
     outcome = world.release()
-    assert outcome.made[-1] == "bento" and not outcome.checks["answers_like_onnx"].passed
+    assert outcome.made[-1] == "load_test" and not outcome.checks["answers_like_onnx"].passed
     assert "probability differs from the ONNX file by up to 0.01" in outcome.says("answers_like_onnx")
+    assert "not put under load" in outcome.says("within_slo") and not world.traffic.runs
     assert world.serving is None
 
 
@@ -222,7 +223,7 @@ def _altered(artifacts: Path) -> None:
     ("damage", "says"),
     [
         (_one_missing, "the gate within_slo was never judged"),
-        (_foreign, "the verdict of within_slo is about another artifact"),
+        (_foreign, "the verdict of answers_like_onnx is about another artifact"),
         (_altered, "is not the one that was judged"),
     ],
 )
