@@ -79,6 +79,8 @@ class Runner:
             todo = [key for key in assets if key in due]
             self._run(job, todo, partition)
             ran += todo
+            if todo == assets:
+                break
         return [key.path[-1] for key in ran]
 
     def _check_partition(self, assets: Iterable[AssetKey], partition: str | None) -> None:

@@ -67,7 +67,9 @@ class Deployments:
         process = f"{name}.stage"
         with ExitStack() as undo:
             undo.callback(self.processes.stop, process)
-            yield f"http://127.0.0.1:{self._start(process, tag)}"
+            port = self._start(process, tag)
+            self._wait_until_ready(process, port)
+            yield f"http://127.0.0.1:{port}"
 
     def take_over(self, release: Release, action: Action = "deployed") -> None:
         """Put the release into production. If anything fails, all is as it was before. A release that serves
@@ -120,11 +122,13 @@ class Deployments:
         self, release: Release, former: Entry | None, routes: Mapping[str, Target], undo: ExitStack
     ) -> Target:
         """Start the release and route to it, unless that is so already."""
-        self.router.ensure()
         if self._is_ready(release):
+            self.router.ensure()
             return routes[release.path]
         undo.callback(self.processes.stop, release.process)
         target = Target(release.release_id, self._start(release.process, release.tag))
+        self.router.ensure()  # starts, where it must, while the service does
+        self._wait_until_ready(release.process, target.port)
         self._check_identity(release, target)
         others = {path: to for path, to in routes.items() if former is None or path != former.path}
         self.router.route({**others, release.path: target})
@@ -132,9 +136,12 @@ class Deployments:
         return target
 
     def _start(self, process: str, tag: str) -> int:
-        """Start the bento as `process` on a free port, and return the port when it is ready."""
+        """Start the bento as `process`. Returns its port, which was free."""
         port = free_port()
         self.processes.start(process, self.bentos.command(tag, port))
+        return port
+
+    def _wait_until_ready(self, process: str, port: int) -> None:
         deadline = time.monotonic() + self.ready_seconds
         while _answer(port, "/readyz")[0] != 200:
             state = self.processes.states().get(process, "STOPPED")
@@ -143,7 +150,6 @@ class Deployments:
             if time.monotonic() > deadline:
                 raise self._failure(process, f"was not ready within {self.ready_seconds:g} s")
             time.sleep(0.05)
-        return port
 
     def _failure(self, process: str, reason: str) -> ServiceFailed:
         log = self.processes.log(process)
