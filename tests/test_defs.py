@@ -44,7 +44,7 @@ registered_model  contract_holds                        blocks
 onnx_model        parity                                blocks
 release_model     accuracy_non_inferior_to_fp32         blocks
 release_model     accuracy_non_inferior_to_production   blocks
-bento             answers_like_onnx                     blocks
+load_test         answers_like_onnx                     blocks
 load_test         within_slo                            blocks
 deployment        healthy                               tells
 scoring_input     expectations                          blocks

@@ -66,8 +66,10 @@ def _bento(chapter: Chapter) -> dg.AssetsDefinition:
         home: dg.ResourceParam[Home],
         bentos: dg.ResourceParam[BentoStore],
     ) -> dg.MaterializeResult:
-        """The release as a bento, built by `bentoml build`: model, manifest and service code, with runtime
-        packages only."""
+        """The release as a bento: model, manifest and service code, with runtime packages only.
+
+        Built by `bentoml build`, which lays down all that the service will ever see.
+        """
         version = context.partition_key
         source = chapter.of_version(home, "release_model", version)
         manifest = _manifest(chapter, home, version, source)
