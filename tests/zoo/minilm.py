@@ -66,7 +66,7 @@ def _trained_head(net: Encoder, feeds: Tensors, labels: np.ndarray) -> nn.Module
 
 
 def _vectors(net: Encoder, feeds: Tensors) -> torch.Tensor:
-    """One vector a row. To save time, rows of like length share a batch and drop the padding of longer ones."""
+    """One vector a row. Rows of like length share a batch, to save the padding to the length of others."""
     lengths = feeds["attention_mask"].sum(1)
     vectors = torch.empty(row_count(feeds), WIDTH)
     with torch.inference_mode():
