@@ -3,7 +3,7 @@
 The encoding and the session are those of the service, so a row gets the same answer in a batch as online.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bentos.contract import Contract, ContractViolation, encode
+from bentos.contract import Contract, ContractViolation, Field, encode
 from bentos.manifest import sha256
 from pipelines.core.errors import ContractBroken, FileMissing
 
@@ -50,7 +50,8 @@ class ScoreSummary:
 def score_file(
     source: Path, target: Path, engine: Runs, contract: Contract, key: str, batch_rows: int
 ) -> ScoreSummary:
-    """Score every row of `source` into `target`: the key and one float32 column an output, in the same order.
+    """Score every row of `source` into `target`: the key and one column an output, in the same order; an
+    output that is a vector becomes a list. Floats are float32.
 
     Raises FileMissing, and ContractBroken naming file and column; then `target` is as it was before.
     """
@@ -58,12 +59,13 @@ def score_file(
     names = [field.name for field in contract.outputs]
     rows, moments = 0, {name: Moments() for name in names}
     try:
-        with _opened(source, contract, key) as file, _writer(partial, file, key, names) as writer:
+        with _opened(source, contract, key) as file, _writer(partial, file, key, contract) as writer:
             for batch in _batches(file, contract, key, batch_rows):
                 scores = _scores(batch, engine, contract, source)
                 for name in names:
                     moments[name].add(scores[name], rows)
-                writer.write_batch(pa.record_batch([batch.column(key), *scores.values()], writer.schema))
+                columns = [_column(scores[name], writer.schema.field(name).type) for name in names]
+                writer.write_batch(pa.record_batch([batch.column(key), *columns], writer.schema))
                 rows += len(batch)
         partial.replace(target)
     finally:
@@ -86,7 +88,7 @@ def _opened(source: Path, contract: Contract, key: str) -> pq.ParquetFile:
         if name not in found:
             raise _broken(source, f"the column {name} is missing", f"add {name}")
     for field in contract.inputs:
-        expected, fits = ("strings", _is_string) if field.name in strings else ("numbers", _is_number)
+        expected, fits = _wanted(field)
         if not fits(found[field.name]):
             reason = f"the column {field.name} holds {found[field.name]} where {expected} are expected"
             raise _broken(source, reason, f"write {field.name} as {expected}")
@@ -95,10 +97,25 @@ def _opened(source: Path, contract: Contract, key: str) -> pq.ParquetFile:
     return file
 
 
-def _writer(target: Path, file: pq.ParquetFile, key: str, outputs: list[str]) -> pq.ParquetWriter:
-    key_field = file.schema_arrow.field(key)
-    schema = pa.schema([key_field, *(pa.field(name, pa.float32()) for name in outputs)])
-    return pq.ParquetWriter(target, schema, compression="zstd")
+def _writer(target: Path, file: pq.ParquetFile, key: str, contract: Contract) -> pq.ParquetWriter:
+    outputs = (pa.field(field.name, _arrow_type(field)) for field in contract.outputs)
+    return pq.ParquetWriter(target, pa.schema([file.schema_arrow.field(key), *outputs]), compression="zstd")
+
+
+def _arrow_type(field: Field) -> pa.DataType:
+    """A number a row, or a list of as many as the row has."""
+    kind = np.dtype(field.dtype)
+    value = pa.float32() if kind.kind == "f" else pa.from_numpy_dtype(kind)
+    return value if len(field.shape) == 1 else pa.list_(value)
+
+
+def _column(values: np.ndarray, kind: pa.DataType) -> pa.Array:
+    if not pa.types.is_list(kind):
+        return pa.array(values, kind)
+    rows, width = values.shape
+    return pa.ListArray.from_arrays(
+        np.arange(0, rows * width + 1, width, dtype=np.int32), values.ravel(), kind
+    )
 
 
 def _batches(file: pq.ParquetFile, contract: Contract, key: str, rows: int) -> Iterator[pa.RecordBatch]:
@@ -114,10 +131,13 @@ def _scores(batch: pa.RecordBatch, engine: Runs, contract: Contract, source: Pat
     except ContractViolation as error:
         mend = f"correct {error.field}, or the contract"
         raise _broken(source, f"the column {error.field} {error.reason}", mend) from error
-    return {
-        field.name: outputs[field.name].reshape(len(batch)).astype(np.float32, copy=False)
-        for field in contract.outputs
-    }
+    return {field.name: _flat(outputs[field.name], field) for field in contract.outputs}
+
+
+def _flat(values: np.ndarray, field: Field) -> np.ndarray:
+    """One row a row; a tensor of higher rank becomes one vector."""
+    flat = values.reshape(len(values), *([] if len(field.shape) == 1 else [-1]))
+    return flat.astype(np.float32, copy=False) if flat.dtype.kind == "f" else flat
 
 
 def _values(name: str, column: pa.Array) -> np.ndarray:
@@ -132,6 +152,18 @@ def _values(name: str, column: pa.Array) -> np.ndarray:
 def _is_string(kind: pa.DataType) -> bool:
     return pa.types.is_dictionary(kind) and (
         pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type)
+    )
+
+
+def _wanted(field: Field) -> tuple[str, Callable[[pa.DataType], bool]]:
+    if field.categories is not None:
+        return "strings", _is_string
+    return ("numbers", _is_number) if len(field.shape) == 1 else ("lists of numbers", _is_list)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)) and (
+        _is_number(kind.value_type) or _is_list(kind.value_type)
     )
 
 

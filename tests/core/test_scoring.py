@@ -137,3 +137,24 @@ def test_a_file_that_is_not_parquet_is_refused(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileMissing, match=r"2014-07\.parquet does not exist"):
         score_file(tmp_path / "2014-07.parquet", tmp_path / "scores", Sum(), CONTRACT, "flight_id", 2)
+
+
+def test_vectors_go_in_and_come_out_as_lists(tmp_path):
+    contract = Contract(
+        inputs=(Field("tokens", "int64", (-1, -1)),),
+        outputs=(Field("label", "int64"), Field("embedding", "float32", (-1, 2))),
+    )
+
+    class Embeds:
+        def run(self, feeds):
+            totals = feeds["tokens"].sum(1)
+            return {"label": totals, "embedding": np.stack([totals, -totals], 1).astype(np.float32)}
+
+    table = pa.table({"id": ["a", "b", "c"], "tokens": [[1, 2], [3], [4, 5]]})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    score_file(tmp_path / "rows.parquet", tmp_path / "scores.parquet", Embeds(), contract, "id", 2)
+    assert pq.read_table(tmp_path / "scores.parquet").to_pylist() == [
+        {"id": "a", "label": 3, "embedding": [3.0, -3.0]},
+        {"id": "b", "label": 3, "embedding": [3.0, -3.0]},
+        {"id": "c", "label": 9, "embedding": [9.0, -9.0]},
+    ]
