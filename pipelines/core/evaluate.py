@@ -1,17 +1,14 @@
-"""What a rung does to answers: predictions on held-out rows, their AUC, and paired differences of AUC.
-
-AUC and its standard errors are DeLong's (E. R. DeLong et al., Biometrics 44, 1988), computed from midranks
-in O(n log n) (X. Sun and W. Xu, IEEE Signal Processing Letters 21, 2014).
-"""
+"""What a model answers on held-out rows, what it decides, and how far answers move from a reference."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 Tensors = Mapping[str, np.ndarray]
+Kind = Literal["probability", "value", "embedding"]
+"""What the numbers of an output mean, and so how their movement is measured."""
 
 
 class Runs(Protocol):
@@ -22,11 +19,16 @@ class Runs(Protocol):
 
 @dataclass(frozen=True)
 class Shift:
-    """How far predictions moved from a reference: mean and max |Δp|, and decisions at 0.5 that flipped."""
+    """How far the answers of `rows` rows moved from a reference, and how many decisions turned."""
 
     mean: float
     max: float
     flips: int
+    rows: int
+
+    @property
+    def flip_rate(self) -> float:
+        return self.flips / self.rows
 
 
 def take(feeds: Tensors, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
@@ -47,66 +49,53 @@ def predict(engine: Runs, feeds: Tensors, batch_rows: int) -> dict[str, np.ndarr
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def shift(reference: np.ndarray, candidate: np.ndarray) -> Shift:
-    """Compare two sets of predictions of the same rows."""
-    moved = np.abs(candidate.astype(np.float64) - reference)
-    flips = int(((candidate >= 0.5) != (reference >= 0.5)).sum())
-    return Shift(float(moved.mean()), float(moved.max()), flips)
+def as_columns(predictions: np.ndarray) -> np.ndarray:
+    """The predictions as float64 of shape (n, k): (n,) becomes one column, what is deeper is flattened."""
+    width = int(np.prod(predictions.shape[1:], dtype=int))
+    return predictions.astype(np.float64).reshape(len(predictions), width)
 
 
-def batch_shift(engine: Runs, feeds: Tensors, output: str, alone: int = 256, among: int = 64) -> float:
-    """The largest change of a row's answer between being scored alone and among `among` rows.
+def decisions(predictions: np.ndarray, threshold: float) -> np.ndarray:
+    """The class decided for each row, (n,): by the threshold where there are two classes, else the largest.
 
-    The first `alone` rows are tried. Dynamic INT8 takes its activation scale from the whole batch, so its
-    answers depend on strangers.
+    Of two columns, column 1 must lead by 2·threshold − 1: that is the threshold for probabilities, and still
+    the larger of two logits at a threshold of 0.5.
     """
-    some = take(feeds, slice(0, alone))
-    single, batched = predict(engine, some, 1)[output], predict(engine, some, among)[output]
-    return float(np.abs(single.astype(np.float64) - batched).max())
+    columns = as_columns(predictions)
+    if columns.shape[1] > 2:
+        return columns.argmax(axis=1)
+    if columns.shape[1] == 2:
+        return (columns[:, 1] - columns[:, 0] >= 2 * threshold - 1).astype(np.int64)
+    return (columns[:, 0] >= threshold).astype(np.int64)
 
 
-def auc_interval(
-    labels: np.ndarray, scores: np.ndarray, confidence: float = 0.95
-) -> tuple[float, float, float]:
-    """AUC with its two-sided confidence interval: (value, low, high).
+def cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """The cosine of each pair of rows, (n,); of a zero vector 1 with another one, 0 with all else."""
+    ours, theirs = as_columns(ours), as_columns(theirs)
+    lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    both_zero = ~ours.any(axis=1) & ~theirs.any(axis=1)
+    raw = np.einsum("ij,ij->i", ours, theirs) / np.where(lengths > 0, lengths, 1)
+    return np.where(both_zero, 1.0, np.clip(raw, -1, 1))
 
-    `labels` are 0 or 1 and must hold both; `scores` are any finite numbers, higher for 1.
+
+def shift(reference: np.ndarray, candidate: np.ndarray, kind: Kind, threshold: float) -> Shift:
+    """Compare two sets of predictions, (n,) or (n, k), of the same rows.
+
+    Movement is the largest |Δp| of a row for probabilities, the largest |Δ| in standard deviations of the
+    reference's column for values (absolute where that column is constant), and 1 - cosine for embeddings.
+    Only probabilities decide something, so only they flip.
     """
-    positives, negatives = _placements(labels, scores)
-    value = float(positives.mean())
-    reach = _quantile(0.5 + confidence / 2) * _standard_error(positives, negatives)
-    return value, float(max(0.0, value - reach)), float(min(1.0, value + reach))
+    moved = _movement(as_columns(reference), as_columns(candidate), kind)
+    flips = 0
+    if kind == "probability":
+        flips = int((decisions(reference, threshold) != decisions(candidate, threshold)).sum())
+    return Shift(float(moved.mean()), float(moved.max()), flips, len(moved))
 
 
-def auc_drop(
-    labels: np.ndarray, reference: np.ndarray, candidate: np.ndarray, confidence: float
-) -> tuple[float, float]:
-    """How much AUC `candidate` loses against `reference` on the same rows: (drop, upper bound of the drop).
-
-    The bound is one-sided at `confidence` and uses that the scores are paired, which makes it far tighter
-    than comparing two intervals.
-    """
-    ours, theirs = _placements(labels, candidate), _placements(labels, reference)
-    drop = float(theirs[0].mean() - ours[0].mean())
-    error = _standard_error(theirs[0] - ours[0], theirs[1] - ours[1])
-    return drop, drop + _quantile(confidence) * error
-
-
-def _quantile(probability: float) -> float:
-    return NormalDist().inv_cdf(probability)
-
-
-def _placements(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each positive, the share of negatives below it; of each negative, the share of positives above."""
-    from scipy.stats import rankdata
-
-    positive, negative = scores[labels == 1], scores[labels == 0]
-    ranks = rankdata(np.concatenate([positive, negative]))
-    above = (ranks[: len(positive)] - rankdata(positive)) / len(negative)
-    below = 1 - (ranks[len(positive) :] - rankdata(negative)) / len(positive)
-    return above, below
-
-
-def _standard_error(positives: np.ndarray, negatives: np.ndarray) -> float:
-    variance = positives.var(ddof=1) / len(positives) + negatives.var(ddof=1) / len(negatives)
-    return float(np.sqrt(variance))
+def _movement(reference: np.ndarray, candidate: np.ndarray, kind: Kind) -> np.ndarray:
+    if kind == "embedding":
+        return 1 - cosines(reference, candidate)
+    moved = np.abs(candidate - reference)
+    if kind == "value":
+        moved /= np.where(np.ptp(reference, axis=0) > 0, reference.std(axis=0), 1)
+    return moved.max(axis=1)

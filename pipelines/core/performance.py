@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipelines.core.auc import auc_interval
 from pipelines.core.errors import ContractBroken
-from pipelines.core.evaluate import auc_interval
 from pipelines.core.spec import MonitoringSpec
 from pipelines.core.verdict import Verdict, judge
 
