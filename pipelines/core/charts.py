@@ -35,10 +35,10 @@ LOWER_IS_BETTER = ("rmse", "log_loss")
 def ladder_chart(ladder: Ladder) -> bytes:
     """A PNG of every rung: its metric with the 95 % interval, and how many times as fast as fp32 it is at
     each batch size, with the range of the rounds. The title is the decision."""
-    from matplotlib import rc_context
+    from matplotlib import style
     from matplotlib.figure import Figure
 
-    with rc_context(STYLE):
+    with style.context(["default", STYLE]):  # whatever style a notebook has set
         height = FRAME_HEIGHT + len(ladder.rungs) * BAR_HEIGHT * (1 + max(2, len(ladder.batch_sizes)))
         figure = Figure((WIDTH, height), DOTS_PER_INCH, layout="constrained")
         accuracy, speed = figure.subplots(1, 2, width_ratios=[5, 6], sharey=True)
