@@ -1,44 +1,73 @@
-"""Each rung is a file that loads and answers about like fp32."""
+"""The file that rungs are made from is ready to be rewritten, and calibration is read as a stream."""
 
-import numpy as np
 import pytest
 
-from bentos.engine import Engine
-from pipelines.core.contracts import derive_contract
-from pipelines.core.quantize import BUILDERS
-from tests.assets.world import INPUTS, METADATA, OUTPUTS, save_net
-
-CONTRACT = derive_contract("tiny", INPUTS, OUTPUTS, METADATA, {})
-
-
-def feeds(rows: int) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    age, delay = rng.normal(size=(2, rows)).astype(np.float32)
-    return {"carrier": rng.integers(1, 4, rows), "age": age, "delay": delay}
+from pipelines.core.activations import answer_sqnr_db
+from pipelines.core.quantize import RungImpossible, calibration_reader, prepared, weighted_nodes
+from pipelines.core.recipe import Recipe
+from pipelines.core.rungs import load_rung
+from tests.core.nets import BATCH, handmade, rows, save
 
 
-@pytest.mark.parametrize(("rung", "inserted"), [
-    ("fp32", None), ("int8_dynamic", "MatMulInteger"), ("int8_static", "QuantizeLinear"),
-])  # fmt: skip
-def test_a_rung_loads_and_answers(tmp_path, rung, inserted):
+def test_a_prepared_file_has_names_initializers_and_a_late_opset(tmp_path):
     import onnx
 
-    source, target = save_net(tmp_path / "source.onnx"), tmp_path / "rung" / "model.onnx"
+    source, target = handmade(tmp_path / "source.onnx"), tmp_path / "rung" / "model.onnx"
     target.parent.mkdir()
-    BUILDERS[rung](source, target, feeds(600))
-    operators = {node.op_type for node in onnx.load(target).graph.node}
-    assert inserted is None or inserted in operators
-    expected, found = (Engine(path, CONTRACT).run(feeds(64))["probability"] for path in (source, target))
-    assert np.abs(found - expected).mean() < 0.02
-    assert list(target.parent.iterdir()) == [target]
+    before = source.read_bytes()
+    with prepared(source, target) as path:
+        model = onnx.load(path)
+        assert weighted_nodes(path, "int8") == ["MatMul.0"]
+    assert "Mul" not in {node.op_type for node in model.graph.node}
+    assert model.opset_import[0].version >= 13 and source.read_bytes() == before
+    assert list(target.parent.iterdir()) == []
 
 
-def test_every_batch_of_the_calibration_is_used(tmp_path):
-    rows = feeds(600)
-    wide = {**rows, "age": np.where(np.arange(600) == 599, 100, rows["age"]).astype(np.float32)}
-    answers = []
-    for calibration in (rows, wide):
-        target = tmp_path / f"{len(answers)}.onnx"
-        BUILDERS["int8_static"](save_net(tmp_path / "source.onnx"), target, calibration)
-        answers.append(Engine(target, CONTRACT).run(feeds(64))["probability"])
-    assert np.abs(answers[0] - answers[1]).mean() > 0.01
+def test_nodes_of_one_name_are_told_apart(tmp_path):
+    import onnx
+
+    source = handmade(tmp_path / "source.onnx")
+    model = onnx.load(source)
+    for node in model.graph.node:
+        node.name = "same"
+    onnx.save(model, source)
+    with prepared(source, tmp_path / "model.onnx") as path:
+        names = [node.name for node in onnx.load(path).graph.node]
+    assert len({*names}) == len(names)
+
+
+@pytest.mark.parametrize("rung", ["int8_dynamic", "int8_static", "fp16"])
+def test_the_factors_of_a_gemm_survive(tmp_path, rung):
+    net = """
+    <ir_version: 8, opset_import: ["": 20]> net (float[N, 2] x) => (float[N, 2] y)
+    <float[2, 2] w = {1, 2, 3, -1}, float[2] b = {5, -7}>
+    { h = Gemm<alpha=3.0, beta=0.5>(x, w, b)  y = Gemm<transB=1>(h, w, b) }
+    """
+    source, target = save(net, tmp_path / "source.onnx"), tmp_path / "model.onnx"
+    load_rung(rung).build(Recipe(source, target, rows(2), lambda path: None))
+    assert answer_sqnr_db(source, target, rows(2)()) > 30
+
+
+def test_a_product_of_two_inputs_has_no_weight(tmp_path):
+    net = """
+    <ir_version: 8, opset_import: ["": 20]> net (float[N, 2, 2] x) => (float[N, 2, 2] y) { y = MatMul(x, x) }
+    """
+    with (
+        prepared(save(net, tmp_path / "source.onnx"), tmp_path / "model.onnx") as path,
+        pytest.raises(RungImpossible, match=r"leave the rung out of gate\.rungs"),
+    ):
+        weighted_nodes(path, "int8_static")
+
+
+def test_batches_are_read_one_at_a_time_and_counted():
+    drawn = []
+
+    def stream():
+        for batch in rows(2)():
+            drawn.append(batch)
+            yield batch
+
+    reader = calibration_reader(stream())
+    assert reader.get_next() is not None and len(drawn) == 1 and reader.rows == BATCH
+    assert reader.get_next() and reader.get_next()
+    assert reader.get_next() is None and reader.rows == 3 * BATCH
