@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import nbformat
@@ -10,16 +11,34 @@ import pandas as pd
 import pytest
 
 from bentos.contract import Contract, Field
+from pipelines.core.compatibility import GATE as COMPATIBLE
+from pipelines.core.compatibility import judge_compatibility
 from pipelines.core.drift import measure_drift
-from pipelines.core.ladder import Ladder, RungReport
+from pipelines.core.fairness import judge_fairness
+from pipelines.core.gate import (
+    AGAINST_PRODUCTION,
+    FAIRNESS,
+    Holdout,
+    Trial,
+    judge_against_production,
+    judge_groups,
+    judge_ladder,
+    judge_rung,
+)
+from pipelines.core.invariance import Invariance
+from pipelines.core.ladder import Ladder, RungReport, choose
+from pipelines.core.metrics import metric_of
 from pipelines.core.performance import measure_performance
-from pipelines.core.spec import MonitoringSpec
+from pipelines.core.slices import slice_masks
+from pipelines.core.spec import FairnessSpec, GateSpec, MonitoringSpec
+from pipelines.core.speed import Speed
 from pipelines.core.verdict import Outcome, Verdict
 from pipelines.gateways.notebooks import Papermill
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 PARAMETERS = {
+    "accuracy_review": {"release_dir", "model", "version"},
     "release_review": {"release_dir", "model", "version"},
     "drift_review": {"drift_dir", "model", "month", "performance_file"},
 }
@@ -162,6 +181,73 @@ def write_load(folder: Path) -> None:
     pd.concat(samples).to_parquet(folder / "load_test" / "samples.parquet")
 
 
+SPEC = GateSpec(
+    rungs=["fp32", "fp16", "int8_dynamic", "int8_static"],
+    slices=["carrier", "distance"],
+    min_slice_rows=700,
+    fairness=FairnessSpec(columns=["carrier"], max_gap=0.1),
+)
+
+
+def write_accuracy(folder: Path, spec: GateSpec = SPEC, rows: int = 6000) -> Ladder:
+    """A release as `release_model` leaves it: static INT8 wins, and is worse than production on DL."""
+    frame, random = flights(rows, 0), np.random.default_rng(3)
+    fp32 = {"probability": frame["probability"].to_numpy(), "hidden": random.normal(size=(rows, 8))}
+    labels = (random.random(rows) < fp32["probability"]).astype(int)
+    holdout = Holdout(
+        labels, slice_masks(frame, spec.slices), "probability", metric_of(spec.metric, spec.threshold)
+    )
+    noise = {"fp32": 0.0, "int8_dynamic": 0.03, "int8_static": 0.004}
+    reports = []
+    for place, (name, size) in enumerate(noise.items()):
+        moved = fp32["probability"] + size * random.normal(size=rows)
+        outputs = {**fp32, "probability": moved.clip(1e-4, 1 - 1e-4)}
+        (folder / name).mkdir(parents=True)
+        np.savez(folder / name / "holdout.npz", **outputs)
+        speeds = {n: Speed(20 / (place + 1), place + 1, place + 0.9, place + 1.2) for n in spec.batch_sizes}
+        invariance = Invariance(size / 4, size / 2, 9) if name == "int8_dynamic" else Invariance(0, 1e-7, 0)
+        trial = Trial(
+            name, "ab" * 32, 98_000, {"quantized_nodes": 3 * place}, outputs, invariance,
+            {"CPUExecutionProvider": 12}, speeds,
+        )  # fmt: skip
+        reports.append(judge_rung(trial, fp32, holdout, spec))
+    ladder = choose(
+        [*reports, RungReport("fp16", False, "RuntimeError: <no> kernel for fp16 & CPU")], spec, rows
+    )
+    write_judgement(folder, ladder, frame, holdout, spec)
+    return ladder
+
+
+def write_judgement(
+    folder: Path, ladder: Ladder, frame: pd.DataFrame, holdout: Holdout, spec: GateSpec
+) -> None:
+    release, onnx = folder / "release_model", folder / "onnx_model"
+    for place in (release, onnx):
+        place.mkdir()
+    ladder.save(release / "ladder.json")
+    judge_ladder(ladder).save(release)
+    (release / "how.json").write_text(json.dumps({"settings": {"gate": spec.model_dump(mode="json")}}))
+    differences = {"probability": 3e-7, "hidden": None}
+    Verdict("parity", "fail", "abc", ("hidden is NaN on one side",), differences).save(onnx)
+    if ladder.chosen is None:
+        for gate in (AGAINST_PRODUCTION, COMPATIBLE, FAIRNESS):
+            Verdict(gate, "inconclusive", "no rung", ("no rung passed",)).save(release)
+        return
+    scores = np.load(folder / ladder.chosen / "holdout.npz")["probability"]
+    before = scores.copy()
+    better = (frame["carrier"] == "DL").to_numpy()
+    before[better] = 0.8 * before[better] + 0.2 * holdout.labels[better]
+    verdict, slices = judge_against_production(before, scores, holdout, spec, "abc", "2")
+    verdict.save(release)
+    wider = replace(CONTRACT, inputs=(replace(CONTRACT.inputs[0], open=False), *CONTRACT.inputs[1:]))
+    judge_compatibility(CONTRACT, wider, False, "abc", "2").save(release)
+    assert spec.fairness
+    gaps = judge_fairness(frame, holdout.labels, scores, spec.fairness, 0.3, 0.95, spec.min_slice_rows)
+    judge_groups(gaps, "abc").save(release)
+    for name, found in (("production_slices", slices), ("fairness", gaps)):
+        (release / f"{name}.json").write_text(json.dumps([asdict(entry) for entry in found]))
+
+
 def flights(rows: int, seed: int, moved: float = 0.0) -> pd.DataFrame:
     random = np.random.default_rng(seed)
     fields = {field.name: field for field in CONTRACT.inputs}
@@ -250,6 +336,54 @@ def test_the_release_review_of_a_version_that_could_not_be_measured_says_why(tmp
     parameters = {"release_dir": tmp_path, "model": "flight_delay", "version": "3"}
     html = page("release_review", parameters, tmp_path / "report")
     assert "flight_delay version 3 must not serve." in html and "only 40 rows" in html
+
+
+@pytest.mark.e2e
+def test_the_accuracy_review_answers_its_question_with_the_figures_that_decided(tmp_path: Path):
+    ladder = write_accuracy(tmp_path)
+    parameters = {"release_dir": tmp_path, "model": "flight_delay", "version": "3"}
+    html = page("accuracy_review", parameters, tmp_path / "report")
+    assert "No: flight_delay version 3 as int8_static must not be served." in html
+    assert "batch mates move its answer by 0.015, more than 0.001" in html
+    assert "RuntimeError: &lt;no&gt; kernel for fp16 &amp; CPU" in html
+    assert f"{ladder.winner.value:.4f} ({ladder.winner.low:.4f}–{ladder.winner.high:.4f})" in html
+    assert "is 0.2486 worse on carrier=DL" in html and "input carrier: other strings are accepted now" in html
+    assert "hidden is NaN on one side" in html
+    assert html.count("<img") == 4
+
+
+@pytest.mark.e2e
+def test_the_accuracy_review_says_when_all_is_right_and_what_was_not_asked(tmp_path: Path):
+    write_accuracy(tmp_path, SPEC.model_copy(update={"slices": []}))
+    for gate, asset in ((AGAINST_PRODUCTION, "release"), (COMPATIBLE, "release"), ("parity", "onnx")):
+        Verdict(gate, "pass", "abc", ("all is well",)).save(tmp_path / f"{asset}_model")
+    for name in ("production_slices.json", "fairness.json", "how.json"):
+        (tmp_path / "release_model" / name).unlink()
+    judge_groups((), "abc").save(tmp_path / "release_model")
+    parameters = {"release_dir": tmp_path, "model": "flight_delay", "version": "3"}
+    html = page("accuracy_review", parameters, tmp_path / "report")
+    assert "Yes: flight_delay version 3 is right as int8_static" in html
+    assert "No slices were judged" in html and "No limits between groups are set" in html
+    assert html.count("<img") == 2
+
+
+@pytest.mark.e2e
+def test_the_accuracy_review_of_a_ladder_without_a_winner_shows_what_refused_each(tmp_path: Path):
+    ladder = write_accuracy(tmp_path, SPEC.model_copy(update={"max_batch_shift": 1e-9}))
+    parameters = {"release_dir": tmp_path, "model": "flight_delay", "version": "3"}
+    html = page("accuracy_review", parameters, tmp_path / "report")
+    assert ladder.chosen is None and "No: no rung of flight_delay version 3 may be served." in html
+    assert html.count("batch mates move its answer by 1e-07, more than 1e-09") >= 2
+    assert "no rung passed" in html and html.count("<img") == 3
+
+
+@pytest.mark.e2e
+def test_the_accuracy_review_of_a_version_that_could_not_be_judged_says_why(tmp_path: Path):
+    write_thin_ladder(tmp_path)
+    parameters = {"release_dir": tmp_path, "model": "flight_delay", "version": 3}
+    html = page("accuracy_review", parameters, tmp_path / "report")
+    assert "No: no rung of flight_delay version 3 may be served." in html and "only 40 rows" in html
+    assert "it was not judged" in html
 
 
 @pytest.mark.e2e
