@@ -7,6 +7,7 @@ versions that made it. Inputs are found relative to the artifact, so a home that
 """
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -18,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from bentos import contract
 from bentos.manifest import sha256
 from pipelines.core.errors import FileMissing, SeatrialError, SettingsInvalid
 
@@ -123,13 +125,20 @@ def _stamps(folder: Path) -> dict[str, tuple[int, ...]]:
 
 def _versions() -> dict[str, str]:
     """Of all that decides what a step computes. Asked of the installation, so nothing heavy is imported."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    found = {"python": platform.python_version(), "platform": platform.platform(), "code": _code()}
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _code() -> str:
+    """A digest of our own sources that steps are made of."""
+    roots = (Path(__file__).parent, Path(contract.__file__).parent)
+    sources = [sha256(path) for root in roots for path in sorted(root.rglob("*.py"))]
+    return hashlib.sha256("".join(sources).encode()).hexdigest()[:16]
 
 
 def _differences(then: Mapping[str, str], now: Mapping[str, str]) -> dict[str, tuple[str, str]]:

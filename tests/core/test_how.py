@@ -132,6 +132,12 @@ def test_versions_that_differ_are_told(home: Path, tmp_path: Path):
     assert differ == {"python": ("2.7.18", platform.python_version()), "tensorflow": ("1.0", "none")}
 
 
+def test_sources_that_changed_are_told(home: Path, tmp_path: Path):
+    edit(home, "versions", code="of another day")
+    ((name, (then, now)),) = replay(how_of(home), tmp_path / "again").versions_differ.items()
+    assert (name, then) == ("code", "of another day") and len(now) == 16
+
+
 def test_an_input_that_changed_is_refused(home: Path, tmp_path: Path):
     (home / "data" / "numbers.txt").write_text("1 2 3.6")
     with pytest.raises(SettingsInvalid, match=r"The input numbers of .* is '.*numbers.txt'; it changed"):
