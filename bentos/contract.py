@@ -24,7 +24,8 @@ class Field:
 
     name        column, ONNX input and JSON key alike
     dtype       NumPy dtype of the tensor that the model sees: int64, float32, …
-    shape       -1 is the batch and comes first; (-1,) is one value a row, (-1, 16) a vector a row
+    shape       -1 is the batch and comes first; (-1,) is one value a row, (-1, 16) a vector a row; a further
+                -1 is any length, the same for all rows of a batch: (-1, -1) are the token ids of a text
     categories  the strings a user may send; category i is encoded as i + 1
     open        True: a string outside `categories` is encoded as 0 ("any other"); False: it is refused
     minimum, maximum   values outside are refused; None is no bound
@@ -73,10 +74,14 @@ class Contract:
 def encode(contract: Contract, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Turn named columns of equal length into the model's input tensors.
 
-    `columns[name]` is an array of rows: strings for a field with categories, numbers otherwise. Returns one
-    array a field with the field's dtype and shape. Raises `ContractViolation` for the first field that is
-    missing or holds a value the contract does not allow. Vectorised; no row is touched as a Python object
-    but for the strings themselves.
+    `columns[name]` is an array of rows: strings for a field with categories, numbers otherwise. Where a
+    field has further dimensions, it may be an object array whose rows are lists or arrays, as list columns of
+    Parquet arrive. Where the contract allows any length, shorter rows are filled up with zeros at their ends,
+    so 0 must mean padding to the model: as a token id, in an attention mask, as the code of no category.
+
+    Returns one array a field with the field's dtype and shape. Raises `ContractViolation` for the first field
+    that is missing or holds a value the contract does not allow. Vectorised; no value is touched as a Python
+    object but for the strings themselves.
     """
     feeds = {field.name: _tensor(field, _column(field, columns)) for field in contract.inputs}
     if len({len(tensor) for tensor in feeds.values()}) > 1:
@@ -91,14 +96,56 @@ def _column(field: Field, columns: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _tensor(field: Field, values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind == "O" and values.ndim == 1 < len(field.shape):
+        return _padded(field, values)
+    _check_shape(field, values.shape)
+    return _converted(field, values)
+
+
+def _converted(field: Field, values: np.ndarray) -> np.ndarray:
+    """Strings as codes, numbers as they are, in the field's dtype."""
     if field.categories is not None:
         return _codes(field, values)
     if values.dtype.kind not in "iufb":
         raise ContractViolation(field.name, f"holds {values.dtype} values where numbers are expected")
-    if values.shape[1:] != field.shape[1:]:
-        raise ContractViolation(field.name, f"has shape {values.shape} where {field.shape} is expected")
     _check_numbers(field, values)
     return values.astype(field.dtype, copy=False)
+
+
+def _padded(field: Field, values: np.ndarray) -> np.ndarray:
+    """Rows that are lists or arrays, as one array. What the rows hold is checked, the padding is not."""
+    rows = [_row(field, value) for value in values]
+    for row in rows:
+        _check_shape(field, (len(rows), *row.shape))
+    sizes = np.array([[max(1, size) for size in field.shape[1:]], *(row.shape for row in rows)])
+    longest, sizes = sizes.max(axis=0), sizes[1:]
+    given = np.ones((len(rows), *longest), bool)
+    for axis, positions in enumerate(np.ogrid[tuple(map(slice, longest))]):
+        given &= positions < sizes[:, axis].reshape(-1, *[1] * len(longest))
+    tensor = np.zeros(given.shape, field.dtype)
+    if rows:
+        tensor[given] = _converted(field, np.concatenate([row.ravel() for row in rows]))
+    return tensor
+
+
+def _row(field: Field, value) -> np.ndarray:
+    """One row; the nested lists of Parquet arrive as arrays of arrays."""
+    try:
+        row = np.asarray(value)
+        nested = row.dtype.kind == "O" and row.size and isinstance(row.flat[0], list | np.ndarray)
+        return np.stack([_row(field, inner) for inner in row]) if nested else row
+    except ValueError as error:
+        raise ContractViolation(field.name, "has a row whose inner lists differ in length") from error
+
+
+def _check_shape(field: Field, shape: tuple[int, ...]) -> None:
+    """Any length but 0 will do where the contract says -1 beyond the first place."""
+    fits = len(shape) == len(field.shape) and all(
+        size == wanted or (wanted == -1 and size > 0)
+        for size, wanted in zip(shape[1:], field.shape[1:], strict=True)
+    )
+    if not fits:
+        raise ContractViolation(field.name, f"has shape {shape} where {field.shape} is expected")
 
 
 def _check_numbers(field: Field, values: np.ndarray) -> None:

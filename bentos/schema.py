@@ -7,7 +7,7 @@ import math
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import ConfigDict
+from pydantic import AfterValidator, ConfigDict
 from pydantic import Field as Described
 from typing_extensions import TypedDict
 
@@ -33,10 +33,7 @@ def prediction_type(contract: Contract) -> Any:
 
 def columns(contract: Contract, rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     """Validated rows as the named columns that `encode` takes; null becomes NaN."""
-    return {
-        field.name: np.array([row[field.name] for row in rows], dtype=_column_dtype(field))
-        for field in contract.inputs
-    }
+    return {field.name: _column(field, [row[field.name] for row in rows]) for field in contract.inputs}
 
 
 def predictions(outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
@@ -53,6 +50,13 @@ def _column_dtype(field: Field) -> str:
     if field.categories is not None:
         return "str"
     return "float64" if _plain(field) is float else field.dtype
+
+
+def _column(field: Field, values: list[Any]) -> np.ndarray:
+    if -1 not in field.shape[1:]:
+        return np.array(values, dtype=_column_dtype(field))
+    rows = (np.array(value, dtype=_column_dtype(field)) for value in values)
+    return np.fromiter(rows, dtype=object, count=len(values))
 
 
 def _input_type(field: Field) -> Any:
@@ -81,6 +85,16 @@ def _number(field: Field) -> Any:
 
 
 def _nested(value: Any, field: Field) -> Any:
+    """Lists in lists. A -1 is any length: from row to row, not within one."""
     for size in reversed(field.shape[1:]):
-        value = Annotated[list[value], Described(min_length=size, max_length=size)]
+        low, high = (1, None) if size == -1 else (size, size)
+        value = Annotated[list[value], Described(min_length=low, max_length=high)]
+    return Annotated[value, AfterValidator(_even)] if -1 in field.shape[2:] else value
+
+
+def _even(value: list) -> list:
+    try:
+        np.shape(value)
+    except ValueError as error:
+        raise ValueError("inner lists differ in length") from error
     return value

@@ -1,90 +1,103 @@
-"""From what was registered to one self-contained ONNX file, and the proof that both answer alike."""
+"""From what was registered to one self-contained ONNX file: the contract's names, dynamic dimensions."""
 
 import logging
-import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-import numpy as np
+from traceback import walk_tb
+from typing import TYPE_CHECKING
 
 from bentos.contract import Contract
 from pipelines.core.errors import ModelRefused
-from pipelines.core.evaluate import Runs, Tensors, predict, row_count, take
-from pipelines.core.verdict import Verdict, judge
+from pipelines.core.onnx_file import copy_self_contained, refuse_other, refuse_weight
+from pipelines.core.program import Program, place_of
+from pipelines.core.refusals import EXPORT_YOURSELF, first_line, refused
+
+if TYPE_CHECKING:
+    from onnx_ir import Graph, Model, Value
+    from torch.fx import Node
 
 OPSET = 20
-PARITY_ROWS = (1, 2, 7)
-"""Batch lengths that a batch dimension fixed by accident does not survive; all rows follow."""
 
 
 def export_onnx(form: str, source: Path, target: Path, contract: Contract) -> None:
     """Write `source` as an ONNX file without external data; `form` is "pt2" or "onnx".
 
-    Inputs and outputs get the contract's names. The batch dimension stays dynamic. Raises ModelRefused for
-    a model that ONNX can't express.
+    Inputs and outputs get the contract's names, and what the contract calls -1 is dynamic. A file that was
+    registered as ONNX is copied as it is, or with its external data taken in. Raises ModelRefused for a model
+    that ONNX can't express, that ONNX Runtime can't load, or that is not the contract's.
     """
     if form == "onnx":
-        shutil.copyfile(source, target)
+        copy_self_contained(source, target)
     else:
-        _export_pt2(source, target, contract)
-    check_onnx(target)
+        _export_program(source, target, contract)
+    refuse_other(source, target, contract)
 
 
-def check_onnx(path: Path) -> None:
-    """The full check of ONNX: structure, types and shapes."""
-    import onnx
-
-    onnx.checker.check_model(str(path), full_check=True)
-
-
-def _export_pt2(source: Path, target: Path, contract: Contract) -> None:
+def _export_program(source: Path, target: Path, contract: Contract) -> None:
     import torch
 
+    program = Program(source, contract)
+    if shared := sorted({*program.inputs} & {*program.outputs}):
+        reason = f"{', '.join(shared)} names both an input and an output, which ONNX can't tell apart"
+        raise refused(source, reason, "log it again with a signature of distinct names")
+    refuse_weight(source, program.weight_bytes)
     # Says at every export that operators of torchvision, which nothing here uses, are not registered.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
-    program = torch.onnx.export(
-        torch.export.load(source),
-        (),
-        input_names=[field.name for field in contract.inputs],
-        output_names=[field.name for field in contract.outputs],
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
-    if program is None:
-        raise ModelRefused(source.name, "exported", "torch.onnx wrote nothing", "export it to ONNX yourself")
-    program.save(str(target), external_data=False)
+    try:
+        written = torch.onnx.export(program.exported, (), opset_version=OPSET, dynamo=True, verbose=False)
+    except torch.onnx.OnnxExporterError as error:
+        raise _not_exported(source, error) from error
+    if written is None:
+        raise refused(source, "torch.onnx wrote nothing", f"simplify it, {EXPORT_YOURSELF}")
+    _rename(written.model, program.inputs, program.outputs)
+    written.save(str(target), external_data=False)
 
 
-def source_predictions(form: str, source: Path, contract: Contract, feeds: Tensors) -> dict[str, np.ndarray]:
-    """What the registered model itself answers, one array an output."""
-    if form == "onnx":
-        from bentos.engine import Engine
+def _rename(model: "Model", inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Name the inputs and outputs, after every other value of such a name has made way.
 
-        return Engine(source, contract).run(dict(feeds))
-    import torch
-    from torch.utils._pytree import tree_leaves
+    Subgraphs see the values around them, so theirs make way too; functions see only their own.
+    """
+    values = [value for graph in model.graphs() for value in _values(graph)]
+    wanted = {*inputs, *outputs}
+    taken = wanted | {value.name for value in values}
+    for value in values:
+        if value.name in wanted:
+            value.name = next(free for n in range(len(taken)) if (free := f"{value.name}_{n}") not in taken)
+            taken.add(value.name)
+    for value, name in zip([*model.graph.inputs, *model.graph.outputs], [*inputs, *outputs], strict=True):
+        value.name = name
 
-    tensors = [torch.from_numpy(np.ascontiguousarray(feeds[field.name])) for field in contract.inputs]
-    with torch.inference_mode():
-        answer = torch.export.load(source).module()(*tensors)
-    answers = tree_leaves(answer)  # of a tensor, tuple or dict, in the order that the exporter takes
-    return {field.name: tensor.numpy() for field, tensor in zip(contract.outputs, answers, strict=True)}
+
+def _values(graph: "Graph") -> Iterator["Value"]:
+    yield from graph.inputs
+    yield from list(graph.initializers.values())
+    for node in graph:
+        yield from node.outputs
 
 
-def judge_parity(
-    engine: Runs, expected: dict[str, np.ndarray], feeds: Tensors, tolerance: float, subject: str
-) -> Verdict:
-    """Whether the ONNX file answers like its source at batch lengths 1, 2, 7 and all rows."""
-    worst = dict.fromkeys(expected, 0.0)
-    for rows in (*PARITY_ROWS, row_count(feeds)):
-        answers = predict(engine, take(feeds, slice(0, rows)), rows)
-        for name, answer in answers.items():
-            furthest = np.abs(answer - expected[name][:rows]).max()
-            worst[name] = float(np.maximum(worst[name], furthest))  # unlike max, keeps NaN
-    failures = [
-        f"{name} differs from the source model by up to {difference:.2g}, more than {tolerance:g}"
-        for name, difference in worst.items()
-        if not difference <= tolerance
-    ]
-    praise = f"differs from the source model by at most {max(worst.values()):.2g}"
-    return judge("parity", subject, failures, praise, rows=row_count(feeds), **worst)
+def _not_exported(source: Path, error: BaseException) -> ModelRefused:
+    """The refusal that names the operator and the line of the model's source that uses it."""
+    causes = list(_causes(error))
+    said, node = first_line(causes[-1]), _failing_node(causes)
+    if node is None:
+        return refused(source, f"torch.onnx can't express it ({said})", f"simplify it, {EXPORT_YOURSELF}")
+    why = "ONNX has nothing like it" if said.startswith("No ONNX function found") else said
+    place = place_of(node.meta.get("stack_trace") or "") or "a line that was not recorded"
+    reason = f"its operator {node.target}, used at {place}, can't be written as ONNX ({why})"
+    return refused(source, reason, f"replace that operator, {EXPORT_YOURSELF}")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _failing_node(causes: Sequence[BaseException]) -> "Node | None":
+    """The node that torch.onnx was at: its errors only print it, their frames have it."""
+    from torch.fx import Node
+
+    frames = (frame for cause in causes for frame, _ in walk_tb(cause.__traceback__))
+    nodes = (frame.f_locals.get("node") for frame in frames)
+    return next((node for node in nodes if isinstance(node, Node)), None)

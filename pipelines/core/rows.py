@@ -1,6 +1,8 @@
 """Rows of a Parquet file, as a frame to validate and as tensors to score."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +18,34 @@ if TYPE_CHECKING:
 def read_rows(path: Path, what: str) -> "DataFrame":
     """The whole file. `what` names it in errors, e.g. "holdout". Raises FileMissing, ContractBroken."""
     import pandas
+
+    with _readable(path, what):
+        return pandas.read_parquet(path)
+
+
+def stream_tensors(
+    contract: Contract, path: Path, what: str, batch_rows: int, max_rows: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """The file's first `max_rows` rows as input tensors, at most `batch_rows` at a time.
+
+    Memory holds one batch. Raises FileMissing and ContractBroken, as they are met.
+    """
+    import pyarrow.parquet
+
+    with _readable(path, what), pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
+        columns = [f.name for f in contract.inputs if f.name in file.schema_arrow.names]
+        batches, left = file.iter_batches(batch_rows, columns=columns), max_rows
+        while left > 0 and (batch := next(batches, None)) is not None:
+            yield to_tensors(contract, batch.slice(0, left).to_pandas(), what)
+            left -= len(batch)
+
+
+@contextmanager
+def _readable(path: Path, what: str) -> Iterator[None]:
     import pyarrow
 
     try:
-        return pandas.read_parquet(path)
+        yield
     except FileNotFoundError as error:
         raise FileMissing(what, path) from error
     except pyarrow.ArrowInvalid as error:

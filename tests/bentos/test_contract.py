@@ -16,6 +16,14 @@ WHOLE = Field("x", "int64", minimum=0, maximum=9)
 NUMBER = Field("x", "float32")
 NULLABLE = Field("x", "float32", nullable=True)
 PAIR = Field("x", "float32", shape=(-1, 2))
+TOKENS = Field("x", "int64", shape=(-1, -1), minimum=1)
+TAGS = Field("x", "int64", shape=(-1, -1), categories=("UA", "AA"))
+IMAGES = Field("x", "float32", shape=(-1, -1, 2))
+
+
+def rows_of(*rows) -> np.ndarray:
+    """As list columns of Parquet arrive: an object array of arrays."""
+    return np.fromiter(rows, dtype=object, count=len(rows))
 
 
 def encoded(field: Field, values) -> np.ndarray:
@@ -35,8 +43,20 @@ def encoded(field: Field, values) -> np.ndarray:
         pytest.param(NULLABLE, [1.5, np.nan], [1.5, np.nan], id="NaN where it is allowed"),
         pytest.param(PAIR, [[1.0, 2.0]], [[1.0, 2.0]], id="a vector a row"),
         pytest.param(NUMBER, np.array([], dtype=float), [], id="no rows"),
+        pytest.param(PAIR, rows_of([1, 2], np.array([3.0, 4.0])), [[1, 2], [3, 4]], id="lists and arrays"),
+        pytest.param(PAIR, rows_of(), np.zeros((0, 2)), id="no lists"),
+        pytest.param(TOKENS, [[5, 6, 7]], [[5, 6, 7]], id="any length"),
+        pytest.param(
+            TOKENS, rows_of([5, 6], [7], [8, 9, 1]), [[5, 6, 0], [7, 0, 0], [8, 9, 1]],
+            id="lists of different length, padded beyond the range",
+        ),
+        pytest.param(TAGS, rows_of(["AA", "UA"], ["AA"]), [[2, 1], [2, 0]], id="lists of strings"),
+        pytest.param(
+            IMAGES, rows_of(rows_of([1.0, 2.0], [3.0, 4.0]), rows_of([5.0, 6.0])),
+            [[[1, 2], [3, 4]], [[5, 6], [0, 0]]], id="lists of lists",
+        ),
     ],
-)
+)  # fmt: skip
 def test_accepts(field, values, expected):
     tensor = encoded(field, values)
     assert tensor.dtype == field.dtype
@@ -56,8 +76,21 @@ def test_accepts(field, values, expected):
         pytest.param(WHOLE, [-1], "below 0", id="below the range"),
         pytest.param(WHOLE, [10], "above 9", id="above the range"),
         pytest.param(PAIR, [[1.0, 2.0, 3.0]], "shape", id="a vector of another length"),
+        pytest.param(PAIR, rows_of([1.0, 2.0], [1.0]), r"shape \(2, 1\)", id="a list of another length"),
+        pytest.param(TOKENS, rows_of([1], None), r"shape \(2,\) where \(-1, -1\)", id="no list"),
+        pytest.param(TOKENS, rows_of([1], []), r"shape \(2, 0\)", id="an empty list"),
+        pytest.param(TOKENS, np.zeros((2, 0)), r"shape \(2, 0\)", id="nothing but empty lists"),
+        pytest.param(TOKENS, rows_of([1], [0]), "below 1", id="below the range, in a list"),
+        pytest.param(TOKENS, rows_of([1], ["a"]), "where numbers are expected", id="a string in a list"),
+        pytest.param(TOKENS, rows_of([1.0], [np.nan]), "NaN in 1", id="NaN in a list"),
+        pytest.param(TAGS, rows_of(["AA"], ["ZZ"]), "'ZZ' is not one", id="unknown category in a list"),
+        pytest.param(TAGS, rows_of(rows_of("AA", None)), "not strings", id="None among strings"),
+        pytest.param(IMAGES, rows_of([[1.0, 2.0], [3.0]]), "inner lists differ", id="ragged within a row"),
+        pytest.param(
+            IMAGES, rows_of(rows_of([1.0, 2.0], [3.0])), "inner lists differ", id="ragged arrays within a row"
+        ),
     ],
-)
+)  # fmt: skip
 def test_refuses(field, values, reason):
     with pytest.raises(ContractViolation, match=reason) as refused:
         encoded(field, values)
@@ -89,3 +122,15 @@ def test_codes_decode_to_the_categories(data, categories, is_open):
     values = data.draw(st.lists(st.sampled_from(categories), min_size=1))
     codes = encoded(field, np.array(values, dtype=object))
     assert [categories[code - 1] for code in codes] == values
+
+
+@given(
+    st.lists(
+        st.lists(st.lists(st.integers(1, 9), min_size=2, max_size=2), min_size=1, max_size=4), min_size=1
+    )
+)
+def test_padding_adds_nothing_but_zeros_at_the_ends(rows):
+    tensor = encoded(IMAGES, rows_of(*rows))
+    assert tensor.shape == (len(rows), max(map(len, rows)), 2)
+    for row, values in zip(rows, tensor, strict=True):
+        assert values[: len(row)].tolist() == row and not values[len(row) :].any()

@@ -48,6 +48,19 @@ def test_warm_up_needs_no_data(model):
     Engine(model, CONTRACT).warm_up((1, 8))
 
 
+def test_texts_of_different_length_share_a_batch(tmp_path):
+    from onnx import parser, save
+
+    head = '<ir_version: 10, opset_import: ["" : 20]> g (int64[rows, tokens] ids) => (int64[rows] total)'
+    nodes = "at = Constant<value_ints = [1]>() total = ReduceSum<keepdims = 0>(ids, at)"
+    save(parser.parse_model(f"{head} {{{nodes}}}"), tmp_path / "m")
+    contract = Contract((Field("ids", "int64", (-1, -1)),), (Field("total", "int64"),))
+    engine = Engine(tmp_path / "m", contract)
+    engine.warm_up((1, 8))
+    rows = [{"ids": [1, 2, 3]}, {"ids": [4]}]
+    assert engine.predict(columns(contract, rows))["total"].tolist() == [6, 4]
+
+
 @pytest.mark.parametrize(
     ("contract", "names"),
     [

@@ -69,6 +69,51 @@ def test_vectors_have_their_length():
         rows.validate_python([{"x": [1.0, 2.0, 3.0], "flag": True}])
 
 
+TEXTS = Contract(
+    (
+        Field("ids", "int64", (-1, -1), minimum=0),
+        Field("grid", "float32", (-1, -1, -1), nullable=True),
+        Field("tags", "int64", (-1, -1), categories=("a", "b")),
+    ),
+    (Field("logits", "float32", (-1, -1, 2)),),
+)
+TEXT = {"ids": [1, 2, 3], "grid": [[1.0, None]], "tags": ["b"]}
+
+
+def test_lists_of_any_length_share_a_batch():
+    rows = TypeAdapter(list[row_type(TEXTS)]).validate_python(
+        [TEXT, {"ids": [4], "grid": [[1.0], [2.0]], "tags": ["a", "a"]}]
+    )
+    feeds = encode(TEXTS, columns(TEXTS, rows))
+    assert feeds["ids"].tolist() == [[1, 2, 3], [4, 0, 0]] and feeds["ids"].dtype == "int64"
+    np.testing.assert_array_equal(feeds["grid"], [[[1, np.nan], [0, 0]], [[1, 0], [2, 0]]])
+    assert feeds["tags"].tolist() == [[2, 0], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        pytest.param("ids", [], "too_short", id="an empty list"),
+        pytest.param("ids", 1, "list_type", id="no list"),
+        pytest.param("ids", [1, -1], "greater_than_equal", id="a number below the range"),
+        pytest.param("ids", [[1]], "int_type", id="lists too deep"),
+        pytest.param("grid", [[1.0, 2.0], [3.0]], "inner lists differ in length", id="ragged within a row"),
+        pytest.param("tags", ["a", "c"], "literal_error", id="an unknown category"),
+    ],
+)
+def test_a_bad_list_is_refused_by_name(field, value, reason):
+    with pytest.raises(ValidationError, match=reason) as refused:
+        TypeAdapter(list[row_type(TEXTS)]).validate_python([TEXT, {**TEXT, field: value}])
+    assert {error["loc"][:2] for error in refused.value.errors()} == {(1, field)}
+
+
+def test_lists_of_any_length_have_a_schema_and_answers():
+    schema = TypeAdapter(row_type(TEXTS)).json_schema()["properties"]["ids"]
+    assert schema["minItems"] == 1 and "maxItems" not in schema
+    answers = predictions({"logits": np.float32([[[1, 2], [3, 4]]])})
+    assert TypeAdapter(list[prediction_type(TEXTS)]).validate_python(answers) == answers
+
+
 def test_answers_are_objects_in_row_order():
     contract = Contract((), (Field("p", "float32"), Field("codes", "int64", (-1, 2))))
     answers = predictions({"p": np.float32([0.5, 0.25]), "codes": np.array([[1, 2], [3, 4]])})

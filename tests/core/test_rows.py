@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bentos.contract import Contract, Field
 from pipelines.core.errors import ContractBroken, FileMissing
-from pipelines.core.rows import digest_of, read_rows, sample, to_tensors
+from pipelines.core.rows import digest_of, read_rows, sample, stream_tensors, to_tensors
 from tests.bentos.tiny import CONTRACT, ROW
 
 FRAME = pd.DataFrame([{**ROW, "wind": 1.0}] * 3)
@@ -30,6 +31,46 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "text.parquet").write_text("id,y\n")
     with pytest.raises(ContractBroken, match=r"The holdout file .*text\.parquet .* write it as Parquet"):
         read_rows(tmp_path / "text.parquet", "holdout")
+
+
+def test_a_stream_holds_the_first_rows_a_batch_at_a_time(tmp_path):
+    frame = pd.concat([FRAME] * 4).assign(hour=range(12), other="of no use")
+    frame.to_parquet(tmp_path / "rows.parquet")
+    batches = list(stream_tensors(CONTRACT, tmp_path / "rows.parquet", "calibration", 5, 8))
+    assert [batch["hour"].tolist() for batch in batches] == [[0, 1, 2, 3, 4], [5, 6, 7]]
+    whole = to_tensors(CONTRACT, frame.head(5), "calibration")
+    for name, values in batches[0].items():
+        np.testing.assert_array_equal(values, whole[name])
+    every = stream_tensors(CONTRACT, tmp_path / "rows.parquet", "calibration", 5, 100)
+    assert sum(len(batch["hour"]) for batch in every) == 12
+
+
+def test_list_columns_are_read_and_padded(tmp_path):
+    contract = Contract((Field("ids", "int64", (-1, -1)), Field("grid", "float32", (-1, 2, 2))), ())
+    frame = pd.DataFrame({"ids": [[1, 2], [3]], "grid": [[[1.0, 2.0], [3.0, 4.0]]] * 2})
+    frame.to_parquet(tmp_path / "rows.parquet")
+    (streamed,) = stream_tensors(contract, tmp_path / "rows.parquet", "calibration", 9, 9)
+    read = to_tensors(contract, read_rows(tmp_path / "rows.parquet", "calibration"), "calibration")
+    for tensors in (streamed, read):
+        assert tensors["ids"].tolist() == [[1, 2], [3, 0]]
+        assert tensors["grid"].tolist() == [[[1, 2], [3, 4]]] * 2
+
+
+def test_a_stream_names_what_is_wrong(tmp_path):
+    def stream(name: str):
+        return next(stream_tensors(CONTRACT, tmp_path / name, "calibration", 5, 5))
+
+    with pytest.raises(FileMissing, match=r"The calibration file .*none\.parquet does not exist"):
+        stream("none.parquet")
+    (tmp_path / "text.parquet").write_text("id,y\n")
+    with pytest.raises(ContractBroken, match=r"The calibration file .* write it as Parquet"):
+        stream("text.parquet")
+    FRAME.drop(columns="hour").to_parquet(tmp_path / "less.parquet")
+    with pytest.raises(ContractBroken, match=r"The calibration data breaks the contract: hour: is missing"):
+        stream("less.parquet")
+    FRAME.assign(hour=99).to_parquet(tmp_path / "above.parquet")
+    with pytest.raises(ContractBroken, match=r"The calibration data breaks the contract: hour: is above 23"):
+        stream("above.parquet")
 
 
 def test_a_sample_is_the_same_each_time_and_in_order():
