@@ -2,6 +2,7 @@
 measured is what runs. Only NumPy and ONNX Runtime are imported, the latter when a session is opened.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +11,11 @@ import numpy as np
 from bentos.contract import Contract, Field, encode
 
 CPU = "CPUExecutionProvider"
+PROVIDERS = {"cpu": (CPU,), "cuda": ("CUDAExecutionProvider",)}
+"""What a device means. With cuda alone, a node that the GPU cannot run is an error, not a slow surprise."""
 LOG_ERRORS_ONLY = 3
+REQUANTIZER = "WeightBiasQuantization"
+"""An optimizer that quantizes, as the file is loaded, nodes that were left in float32 on purpose."""
 
 
 class ContractMismatch(RuntimeError):
@@ -57,6 +62,13 @@ class Engine:
         """Encode named columns and run. Raises ContractViolation, ModelOutputInvalid."""
         return self.run(encode(self.contract, columns))
 
+    def placement(self) -> dict[str, int]:
+        """How many nodes of the optimized graph run on each execution provider."""
+        counts: Counter[str] = Counter()
+        for group in self._session.get_provider_graph_assignment_info():
+            counts[group.ep_name] += len(group.get_nodes())
+        return dict(counts)
+
     def warm_up(self, batch_sizes: Iterable[int]) -> None:
         """Run zeros once at each size, so that no client pays for first allocations."""
         for rows in batch_sizes:
@@ -80,9 +92,12 @@ def _session(model: Path, threads: int, providers: Sequence[str]):
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = LOG_ERRORS_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if CPU not in providers:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    session = onnxruntime.InferenceSession(model, options, providers=list(providers), enable_fallback=0)
+    session = onnxruntime.InferenceSession(
+        model, options, providers=list(providers), enable_fallback=0, disabled_optimizers=[REQUANTIZER]
+    )
     if session.get_providers()[: len(providers)] != list(providers):
         raise ProviderMissing(f"{model} runs on {session.get_providers()}, not on {list(providers)}.")
     return session

@@ -23,11 +23,13 @@ class Plan:
     max_batch_size   rows in one model run
     max_latency_ms   a request that would wait longer than this is answered 503 at once
     threads          intra-op threads of the ONNX Runtime session
+    device           cpu or cuda; nothing falls back from one to the other
     """
 
     max_batch_size: int = 64
     max_latency_ms: int = 1000
     threads: int = 1
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from bentoml.models import BentoModel
 from bentoml.validators import ContentType
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bentos.engine import Engine
+from bentos.engine import PROVIDERS, Engine
 from bentos.manifest import Manifest, verified_model
 from bentos.schema import columns, prediction_type, predictions, row_type
 
@@ -94,7 +94,9 @@ class Predictor:
 
     def __init__(self) -> None:
         """Load and warm up; BentoML answers nothing, /readyz included, before this returns."""
-        self._engine = Engine(verified_model(FOLDER, MANIFEST), CONTRACT, PLAN.threads)
+        self._engine = Engine(
+            verified_model(FOLDER, MANIFEST), CONTRACT, PLAN.threads, PROVIDERS[PLAN.device]
+        )
         self._engine.warm_up((1, PLAN.max_batch_size))
 
     @bentoml.api(input_spec=Request, **BATCHING)

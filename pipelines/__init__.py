@@ -39,15 +39,29 @@ The map. Imports point downwards only; a test holds it, and that this page names
         spec            every setting of a model
         home            where everything lies on disk
         contracts       deriving a model's contract
+        compatibility   may the clients of production talk to a candidate
         rows            rows of Parquet as frames and tensors
         expectations    the contract as a Great Expectations suite
-        export          from the registered model to ONNX; parity
-        quantize        the rungs
-        evaluate        AUC, paired differences, how far answers move
+        export          from the registered model to ONNX: program reads it, onnx_file is what may come out,
+                        refusals say why it may not
+        parity          does the ONNX file answer like its source, at every length
+        rungs/          one file each: fp32, fp16, int8_dynamic, int8_per_row, int8_static
+        recipe          what a rung is built from
+        quantize        what rungs share: a file made ready to be rewritten, calibration as a stream
+        activations     the noise of quantization, node by node and in the answers
+        evaluate        what a model answers and decides, how far answers move
+        metrics         what the gate can judge by: auc, own_metric; estimates are what it says, unfit why not
+        reliability     do probabilities mean what they say
+        slices          worse for some, though not overall
+        fairness        gaps between groups
+        invariance      does a row's answer depend on its batch mates
         speed           rungs timed turn about
-        trial           builds, loads and judges every rung
+        trial           builds, times, loads and judges every rung
+        findings        what speaks against a rung or a version, in sentences
         gate            what may be served
-        ladder          the table of rungs; which one won and why
+        ladder          the table of rungs; which one won and why; charts draw it
+        steps           making artifacts from files
+        how             how an artifact was made, and its replay without Dagster
         packing         the manifest; does the bento answer like its model
         latency         figures and verdict of a load test
         evidence        the evidence of a release, read again before it serves

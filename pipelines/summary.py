@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.assets.common import load_contract
+from pipelines.core.contracts import load_contract
 from pipelines.core.drift import DriftReport
 from pipelines.core.home import Home
 from pipelines.core.ladder import Ladder, RungReport

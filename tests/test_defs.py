@@ -11,32 +11,33 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from pipelines.assets.report import CODE_LOCATION
+from pipelines.assets.common import CODE_LOCATION
 from pipelines.definitions import defs
 
 HEAVY = {"torch", "mlflow", "great_expectations", "evidently", "papermill", "bentoml", "onnx", "onnxruntime"}
 
 ASSETS = """
-flights               ← –                                   · –
-labels                ← flights                             · month
-months                ← flights                             · month
-splits                ← flights                             · –
-trained_model         ← splits                              · –
-registered_model      ← splits, trained_model               · flight_delay_versions
-onnx_model            ← registered_model                    · flight_delay_versions
-fp32                  ← onnx_model                          · flight_delay_versions
-int8_dynamic          ← onnx_model                          · flight_delay_versions
-int8_static           ← onnx_model                          · flight_delay_versions
-release_model         ← fp32, int8_dynamic, int8_static     · flight_delay_versions
-bento                 ← release_model                       · flight_delay_versions
-load_test             ← bento                               · flight_delay_versions
-deployment            ← load_test                           · flight_delay_versions
-release_report        ← deployment, load_test               · flight_delay_versions
-scoring_input         ← months                              · month
-scores                ← deployment, scoring_input           · month
-drift                 ← scores                              · month
-performance           ← labels, scores                      · month
-monitoring_report     ← drift, performance                  · month
+flights             ← –                                               · –
+labels              ← flights                                         · month
+months              ← flights                                         · month
+splits              ← flights                                         · –
+trained_model       ← splits                                          · –
+registered_model    ← splits, trained_model                           · flight_delay_versions
+onnx_model          ← registered_model                                · flight_delay_versions
+fp32                ← onnx_model                                      · flight_delay_versions
+int8_dynamic        ← onnx_model                                      · flight_delay_versions
+int8_per_row        ← onnx_model                                      · flight_delay_versions
+int8_static         ← onnx_model                                      · flight_delay_versions
+release_model       ← fp32, int8_dynamic, int8_per_row, int8_static   · flight_delay_versions
+bento               ← release_model                                   · flight_delay_versions
+load_test           ← bento                                           · flight_delay_versions
+deployment          ← load_test                                       · flight_delay_versions
+release_report      ← deployment, load_test                           · flight_delay_versions
+scoring_input       ← months                                          · month
+scores              ← deployment, scoring_input                       · month
+drift               ← scores                                          · month
+performance         ← labels, scores                                  · month
+monitoring_report   ← drift, performance                              · month
 """
 
 CHECKS = """
@@ -44,6 +45,8 @@ registered_model  contract_holds                        blocks
 onnx_model        parity                                blocks
 release_model     accuracy_non_inferior_to_fp32         blocks
 release_model     accuracy_non_inferior_to_production   blocks
+release_model     contract_compatible_with_production   blocks
+release_model     fairness_within_limits                blocks
 load_test         answers_like_onnx                     blocks
 load_test         within_slo                            blocks
 deployment        healthy                               tells
@@ -54,8 +57,8 @@ performance       performance_holds                     tells
 """
 
 JOBS = {
-    "flight_delay_release": "registered_model onnx_model fp32 int8_dynamic int8_static release_model bento "
-    "load_test deployment release_report",
+    "flight_delay_release": "registered_model onnx_model fp32 int8_dynamic int8_per_row int8_static "
+    "release_model bento load_test deployment release_report",
     "flight_delay_scoring": "months scoring_input scores drift monitoring_report",
     "flight_delay_performance": "labels performance",
 }

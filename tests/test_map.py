@@ -14,7 +14,7 @@ def _modules(folder: Path) -> set[str]:
 
 
 def _named(docstring: str | None) -> set[str]:
-    return set(re.findall(r"[a-z_]+", docstring or ""))
+    return set(re.findall(r"[a-z0-9_]+", docstring or ""))
 
 
 def test_the_map_names_every_module():
@@ -22,7 +22,7 @@ def test_the_map_names_every_module():
 
 
 def test_the_map_names_no_module_that_is_gone():
-    entries = re.findall(r"^ +([a-z_]+)(?:/)? {2,}", pipelines.__doc__ or "", flags=re.MULTILINE)
+    entries = re.findall(r"^ +([a-z0-9_]+)(?:/)? {2,}", pipelines.__doc__ or "", flags=re.MULTILINE)
     folders = {path.name for path in ROOT.rglob("*") if path.is_dir()}
     assert set(entries) - _modules(ROOT) - folders == set()
 

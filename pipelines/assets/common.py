@@ -1,19 +1,20 @@
 """What the chapters share: a model's keys, partitions and folders, and checks that read recorded verdicts."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import urlencode
 
 import dagster as dg
 
-from bentos.contract import Contract
 from pipelines.core.home import Home
 from pipelines.core.spec import ModelSpec
 from pipelines.core.verdict import Verdict
+from pipelines.gateways.notebooks import Report
 
-CONTRACT_FILE = "contract.json"
+CODE_LOCATION = "seatrial"
+"""As pyproject.toml calls it. The UI shows notebooks that lie below the folder it was started in."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,11 @@ def plain(numbers: Mapping) -> dict:
     return {name: number for name, number in numbers.items() if number is not None}
 
 
-def save_contract(contract: Contract, folder: Path) -> None:
-    (folder / CONTRACT_FILE).write_text(json.dumps(contract.to_dict(), indent=2) + "\n")
-
-
-def load_contract(folder: Path) -> Contract:
-    return Contract.from_dict(json.loads((folder / CONTRACT_FILE).read_text()))
+def report_metadata(made: Report) -> dict[str, dg.MetadataValue]:
+    """Where to read a report: in the UI, as a notebook, as a page."""
+    view = urlencode({"path": str(made.notebook), "repoLocName": CODE_LOCATION})
+    return {
+        "report": dg.MetadataValue.url(f"/notebook?{view}"),
+        "notebook": dg.MetadataValue.notebook(made.notebook),
+        "html": dg.MetadataValue.path(made.html),
+    }

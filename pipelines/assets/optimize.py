@@ -1,33 +1,32 @@
 """From the registered version to the ONNX file that will be served: fetch, export, quantize, judge."""
 
+import base64
 import json
-import shutil
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import dagster as dg
-import numpy as np
 
-from bentos.engine import Engine
 from bentos.manifest import MODEL_FILE, sha256
-from pipelines.assets.common import Chapter, load_contract, save_contract, verdict_check
-from pipelines.core.contracts import derive_contract
-from pipelines.core.evaluate import predict, take
+from pipelines.assets.common import Chapter, report_metadata, verdict_check
+from pipelines.core.charts import ladder_chart
+from pipelines.core.contracts import CONTRACT_FILE, derive_contract, save_contract
 from pipelines.core.expectations import validate_rows
-from pipelines.core.export import export_onnx, judge_parity, source_predictions
-from pipelines.core.gate import judge_against_production, judge_ladder
 from pipelines.core.home import Home
+from pipelines.core.how import perform
 from pipelines.core.ladder import Ladder
-from pipelines.core.rows import digest_of, read_rows, to_tensors
-from pipelines.core.trial import BATCH_ROWS, SCORES_FILE, judge_rungs, try_rung
-from pipelines.core.verdict import Verdict, judge
+from pipelines.core.rows import digest_of, read_rows
+from pipelines.core.rungs import load_rung
+from pipelines.core.steps import LADDER_FILE, time_ladder
+from pipelines.core.verdict import judge
 from pipelines.gateways.ledger import Ledger
+from pipelines.gateways.notebooks import Notebooks
 from pipelines.gateways.registry import Registry
 from pipelines.gateways.tables import replacing_folder
 
-PARITY_ROWS = 2000
-FETCHED_FILE = "fetched.json"
-LADDER_FILE = "ladder.json"
+PARITY_ROWS = 256
+FETCHED_FILE, SPEEDS_FILE = "fetched.json", "speeds.json"
 
 
 def optimize(chapter: Chapter) -> Sequence:
@@ -53,7 +52,15 @@ def optimize(chapter: Chapter) -> Sequence:
         ),
         verdict_check(
             chapter, "release_model", "accuracy_non_inferior_to_production",
-            "The chosen rung is as accurate on the holdout as the version that serves now.",
+            "The chosen rung is as accurate on the holdout as what serves now, on each slice too.",
+        ),
+        verdict_check(
+            chapter, "release_model", "contract_compatible_with_production",
+            "Whoever can talk to the version that serves now can talk to this one.",
+        ),
+        verdict_check(
+            chapter, "release_model", "fairness_within_limits",
+            "The gaps between groups of people are within the limits that defs.yaml sets, if it sets any.",
         ),
     ]  # fmt: skip
 
@@ -67,7 +74,7 @@ def _registered_model(chapter: Chapter) -> dg.AssetsDefinition:
         partitions_def=chapter.versions,
         group_name=spec.name,
         kinds={"mlflow"},
-        code_version=digest_of(spec.data.digest(), json.dumps(spec.ranges)),
+        code_version=digest_of(spec.data.digest(), json.dumps(spec.ranges), spec.gate.metric),
     )
     def registered_model(
         context: dg.AssetExecutionContext,
@@ -85,7 +92,8 @@ def _registered_model(chapter: Chapter) -> dg.AssetsDefinition:
             model = registry.fetch(spec.registered_name, version, folder)
             contract = derive_contract(spec.name, model.inputs, model.outputs, model.metadata, spec.ranges)
             save_contract(contract, folder)
-            fetched = {"model_id": model.model_id, "form": model.form, "file": model.file.name}
+            file = str(model.file.relative_to(folder))
+            fetched = {"model_id": model.model_id, "form": model.form, "file": file}
             (folder / FETCHED_FILE).write_text(json.dumps(fetched, indent=2))
             digest = sha256(model.file)
             tables, data_digests = _hold_against_data(chapter, home, contract, folder, digest)
@@ -99,13 +107,15 @@ def _registered_model(chapter: Chapter) -> dg.AssetsDefinition:
 
 def _hold_against_data(chapter, home, contract, folder, subject) -> tuple[str, list[str]]:
     """Validate the three files; returns their results as Markdown and their digests."""
-    data = chapter.spec.data
+    data, binary = chapter.spec.data, chapter.spec.gate.metric == "auc"
     tables, digests, failures, rows = [], [], [], 0
     for what in ("reference", "calibration", "holdout"):
         path = home.data(getattr(data, what))
         label = data.label if what == "holdout" else None
         frame = read_rows(path, what)
-        validation = validate_rows(contract, frame, what, key=data.key, label=label, subject=subject)
+        validation = validate_rows(
+            contract, frame, what, key=data.key, label=label, binary=binary, subject=subject
+        )
         tables.append(f"#### {what}\n\n{validation.markdown}")
         digests.append(sha256(path))
         failures += [] if validation.verdict.passed else validation.verdict.reasons
@@ -126,34 +136,24 @@ def _onnx_model(chapter: Chapter) -> dg.AssetsDefinition:
         code_version=str(spec.gate.parity),
     )
     def onnx_model(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-        """The model as one self-contained ONNX file, with the contract's names and a dynamic batch.
+        """The model as one self-contained ONNX file, with the contract's names and its dynamic dimensions.
 
         Exported straight from what was registered, without the model's source code, checked by ONNX's full
-        check, and compared with the source model on held-out rows.
+        check, and compared with the source model on held-out rows, at several lengths.
         """
         source = chapter.of_version(home, "registered_model", context.partition_key)
-        fetched, contract = json.loads((source / FETCHED_FILE).read_text()), load_contract(source)
-        registered = source / fetched["file"]
-        rows = _tensors(chapter, home, contract, "holdout", PARITY_ROWS)
+        fetched = json.loads((source / FETCHED_FILE).read_text())
+        inputs = {
+            "registered": source / fetched["file"],
+            "contract": source / CONTRACT_FILE,
+            "holdout": home.data(spec.data.holdout),
+        }
+        settings = {"form": fetched["form"], "parity": spec.gate.parity, "rows": PARITY_ROWS}
         with replacing_folder(chapter.of_version(home, "onnx_model", context.partition_key)) as folder:
-            target = folder / MODEL_FILE
-            export_onnx(fetched["form"], registered, target, contract)
-            expected = source_predictions(fetched["form"], registered, contract, rows)
-            engine, digest = Engine(target, contract), sha256(target)
-            verdict = judge_parity(engine, expected, rows, spec.gate.parity, digest).save(folder)
-            size = target.stat().st_size
-        return dg.MaterializeResult(
-            metadata={"sha256": digest, "size_bytes": size, "parity": verdict.why},
-            data_version=dg.DataVersion(digest),
-        )
+            made = perform("export", inputs, settings, folder)
+        return dg.MaterializeResult(metadata=made, data_version=dg.DataVersion(str(made["sha256"])))
 
     return onnx_model
-
-
-def _tensors(chapter: Chapter, home: Home, contract, what: str, rows: int | None = None):
-    """The reference, calibration or holdout rows as tensors; the first `rows` of them, or all."""
-    frame = read_rows(home.data(getattr(chapter.spec.data, what)), what)
-    return take(to_tensors(contract, frame, what), slice(0, rows))
 
 
 def _rung(chapter: Chapter, rung: str) -> dg.AssetsDefinition:
@@ -165,36 +165,34 @@ def _rung(chapter: Chapter, rung: str) -> dg.AssetsDefinition:
         partitions_def=chapter.versions,
         group_name=spec.name,
         kinds={"onnx"},
-        code_version=str(spec.serving.threads),
-        description=RUNGS[rung],
+        code_version=digest_of(spec.gate.digest(), *map(str, _serving(chapter).values())),
+        description=load_rung(rung).says,
     )
     def rung_asset(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
         version = context.partition_key
-        source = chapter.of_version(home, "onnx_model", version) / MODEL_FILE
-        contract = load_contract(chapter.of_version(home, "registered_model", version))
-        calibration, holdout = (
-            _tensors(chapter, home, contract, what) for what in ("calibration", "holdout")
-        )
+        inputs = {
+            **_judged_rows(chapter, home, version),
+            "model": chapter.of_version(home, "onnx_model", version) / MODEL_FILE,
+            "calibration": home.data(spec.data.calibration),
+        }
+        settings = {"rung": rung, "gate": spec.gate.model_dump(mode="json"), **_serving(chapter)}
         with replacing_folder(chapter.of_version(home, rung, version)) as folder:
-            built = try_rung(rung, source, folder, contract, calibration, holdout, spec.serving.threads)
-        return dg.MaterializeResult(
-            metadata={
-                "sha256": built.sha256,
-                "size_bytes": built.size_bytes,
-                "reason": built.reason or "built",
-            },
-            data_version=dg.DataVersion(built.sha256 or digest_of(built.reason)),
-        )
+            made = perform("build_rung", inputs, settings, folder)
+        found = str(made["sha256"]) or digest_of(str(made["reason"]))
+        return dg.MaterializeResult(metadata=made, data_version=dg.DataVersion(found))
 
     return rung_asset
 
 
-RUNGS = {
-    "fp32": "The exported file as it is: the rung that every other is compared with. It must be built.",
-    "int8_dynamic": "INT8 weights. Activations are scaled by each batch, so a row's mates move its answer.",
-    "int8_static": "INT8 weights, UINT8 activations. Their scales are set once, from the calibration rows.",
-}
-"""The catalogue entries of the rungs."""
+def _judged_rows(chapter: Chapter, home: Home, version: str) -> dict[str, Path]:
+    """The rows that everything is judged on, and what they mean."""
+    contract = chapter.of_version(home, "registered_model", version) / CONTRACT_FILE
+    return {"contract": contract, "holdout": home.data(chapter.spec.data.holdout)}
+
+
+def _serving(chapter: Chapter) -> dict[str, object]:
+    """The settings that a session is served with, and so judged with."""
+    return {"device": chapter.spec.serving.device, "threads": chapter.spec.serving.threads}
 
 
 def _release_model(chapter: Chapter) -> dg.AssetsDefinition:
@@ -206,56 +204,51 @@ def _release_model(chapter: Chapter) -> dg.AssetsDefinition:
         partitions_def=chapter.versions,
         group_name=spec.name,
         kinds={"onnx"},
-        code_version=digest_of(spec.gate.digest(), str(spec.serving.threads)),
+        code_version=digest_of(spec.gate.digest(), *map(str, _serving(chapter).values())),
     )
     def release_model(
         context: dg.AssetExecutionContext,
         home: dg.ResourceParam[Home],
         ledger: dg.ResourceParam[Ledger],
+        notebooks: dg.ResourceParam[Notebooks],
     ) -> dg.MaterializeResult:
         """The fastest rung that is right, with the table of all rungs and why the others lost.
 
-        Each rung is loaded again from disk and judged on the holdout: paired non-inferiority to fp32, how far
-        answers move, whether a row's answer depends on its batch, speed against fp32 in the same process.
-        The winner is then compared with the version in production on the same rows.
+        Each rung is loaded again from disk and judged on the holdout: paired non-inferiority to fp32, overall
+        and on each slice, how far answers and calibration move, whether a row's answer depends on its batch,
+        speed against fp32 in the same process. The winner is then compared with the version in production on
+        the same rows. The report is written whether or not a rung passed.
         """
         version = context.partition_key
-        contract = load_contract(chapter.of_version(home, "registered_model", version))
-        frame = read_rows(home.data(spec.data.holdout), "holdout")
-        holdout, labels = to_tensors(contract, frame, "holdout"), frame[spec.data.label].to_numpy()
-        rungs = {rung: chapter.of_version(home, rung, version) for rung in spec.gate.rungs}
-        ladder = judge_rungs(
-            rungs, contract, holdout, labels, spec.gate, spec.serving.threads, time.perf_counter
-        )
-        with replacing_folder(chapter.of_version(home, "release_model", version)) as folder:
-            ladder.save(folder / LADDER_FILE)
-            save_contract(contract, folder)
-            judge_ladder(ladder).save(folder)
-            if ladder.chosen:
-                shutil.copyfile(rungs[ladder.chosen] / MODEL_FILE, folder / MODEL_FILE)
-                scores = np.load(rungs[ladder.chosen] / SCORES_FILE)
-                _against_production(chapter, version, frame, scores, ladder, home, ledger).save(folder)
+        folder = chapter.of_version(home, "release_model", version)
+        inputs, serving = _judged_rows(chapter, home, version), ledger.production(spec.name)
+        inputs |= {rung: chapter.of_version(home, rung, version) for rung in spec.gate.rungs}
+        before = serving.version if serving and serving.version != version else None
+        if before:
+            inputs["production"] = chapter.of_version(home, "release_model", before)
+        settings = {"gate": spec.gate.model_dump(mode="json"), "label": spec.data.label, **_serving(chapter)}
+        with replacing_folder(folder) as temp:
+            inputs["speeds"] = temp / SPEEDS_FILE
+            time_ladder(inputs, settings, inputs["speeds"], time.perf_counter)
+            made = perform("judge", inputs, {**settings, "production_version": before}, temp)
+        parameters = {"release_dir": str(folder.parent), "model": spec.name, "version": version}
+        report = notebooks.run("accuracy_review", parameters, folder.parent / "accuracy_report")
         return dg.MaterializeResult(
-            metadata={"chosen": ladder.chosen or "none", "ladder": dg.MetadataValue.md(ladder.markdown())},
-            data_version=dg.DataVersion(ladder.winner.sha256 if ladder.chosen else digest_of("no rung")),
+            metadata={
+                "chosen": made["chosen"],
+                **_ladder_metadata(Ladder.load(folder / LADDER_FILE)),
+                **report_metadata(report),
+            },
+            data_version=dg.DataVersion(str(made["sha256"]) or digest_of("no rung")),
         )
 
     return release_model
 
 
-def _against_production(
-    chapter: Chapter, version: str, frame, scores: np.ndarray, ladder: Ladder, home: Home, ledger: Ledger
-) -> Verdict:
-    """The winner against the release that serves now, on the same rows; it may be the first, or the same."""
-    spec, entry = chapter.spec, ledger.production(chapter.spec.name)
-    before = None
-    if entry is not None and entry.version != version:
-        folder = chapter.of_version(home, "release_model", entry.version)
-        contract = load_contract(folder)
-        engine = Engine(folder / MODEL_FILE, contract, spec.serving.threads)
-        rows = to_tensors(contract, frame, "holdout")
-        before = predict(engine, rows, BATCH_ROWS)[contract.outputs[0].name]
-    labels, subject = frame[spec.data.label].to_numpy(), ladder.winner.sha256
-    return judge_against_production(
-        labels, before, scores, spec.gate, subject, entry.version if entry else None
-    )
+def _ladder_metadata(ladder: Ladder) -> dict[str, dg.MetadataValue]:
+    """The table of all rungs, and the picture of it."""
+    picture = base64.b64encode(ladder_chart(ladder)).decode()
+    return {
+        "ladder": dg.MetadataValue.md(ladder.markdown()),
+        "chart": dg.MetadataValue.md(f"![the ladder](data:image/png;base64,{picture})"),
+    }

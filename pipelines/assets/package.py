@@ -11,9 +11,10 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bentos.engine import Engine
+from bentos.engine import PROVIDERS, Engine
 from bentos.manifest import MODEL_FILE, Manifest
-from pipelines.assets.common import Chapter, load_contract, plain, verdict_check
+from pipelines.assets.common import Chapter, plain, verdict_check
+from pipelines.core.contracts import load_contract
 from pipelines.core.home import Home
 from pipelines.core.ladder import Ladder
 from pipelines.core.latency import fell_behind, judge_load
@@ -161,7 +162,9 @@ def _compare(chapter: Chapter, home: Home, manifest: Manifest, bento: Mapping, a
     """Whether the service answers held-out rows like the ONNX file it was built from."""
     spec = chapter.spec
     rows = sample(read_rows(home.data(spec.data.holdout), "holdout"), SMOKE_ROWS)
-    engine = Engine(Path(bento["model"]), manifest.contract, spec.serving.threads)
+    engine = Engine(
+        Path(bento["model"]), manifest.contract, spec.serving.threads, PROVIDERS[spec.serving.device]
+    )
     expected = engine.run(to_tensors(manifest.contract, rows, "holdout"))
     tolerance = max(spec.gate.parity, spec.gate.max_batch_shift)
     return judge_answers(ask, _records(manifest, rows), expected, tolerance, bento["tag"])

@@ -1,19 +1,15 @@
 """Reports for people: notebooks run with a release's or a month's own figures, kept with it."""
 
 from collections.abc import Sequence
-from urllib.parse import urlencode
 
 import dagster as dg
 
 from bentos.manifest import sha256
-from pipelines.assets.common import Chapter
+from pipelines.assets.common import Chapter, report_metadata
 from pipelines.assets.monitor import PERFORMANCE_FILE
 from pipelines.core.home import Home
 from pipelines.core.spec import ScoringSpec
 from pipelines.gateways.notebooks import Notebooks, Report
-
-CODE_LOCATION = "seatrial"
-"""As pyproject.toml calls it. The UI shows notebooks that lie below the folder it was started in."""
 
 
 def report(chapter: Chapter, scoring: ScoringSpec | None) -> Sequence:
@@ -84,12 +80,6 @@ def _monitoring_report(chapter: Chapter, scoring: ScoringSpec) -> dg.AssetsDefin
 
 
 def _result(made: Report) -> dg.MaterializeResult:
-    view = urlencode({"path": str(made.notebook), "repoLocName": CODE_LOCATION})
     return dg.MaterializeResult(
-        metadata={
-            "report": dg.MetadataValue.url(f"/notebook?{view}"),
-            "notebook": dg.MetadataValue.notebook(made.notebook),
-            "html": dg.MetadataValue.path(made.html),
-        },
-        data_version=dg.DataVersion(sha256(made.html)),
+        metadata=report_metadata(made), data_version=dg.DataVersion(sha256(made.html))
     )

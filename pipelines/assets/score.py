@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from bentos.engine import Engine
 from bentos.manifest import MODEL_FILE, sha256
-from pipelines.assets.common import Chapter, load_contract, verdict_check
+from pipelines.assets.common import Chapter, verdict_check
+from pipelines.core.contracts import load_contract
 from pipelines.core.errors import ContractBroken, EvidenceMissing, NothingInProduction
 from pipelines.core.expectations import validate_rows, validate_scores
 from pipelines.core.home import Home

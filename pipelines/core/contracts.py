@@ -1,10 +1,14 @@
 """Deriving the contract of a model from its signature, its declared categories and the user's ranges."""
 
+import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Protocol
 
 from bentos.contract import Contract, Field
 from pipelines.core.errors import ContractBroken
+
+CONTRACT_FILE = "contract.json"
 
 
 class TensorLike(Protocol):
@@ -54,3 +58,13 @@ def _input(tensor: TensorLike, categories: Mapping, opened: Iterable[str], range
         minimum=low,
         maximum=high,
     )
+
+
+def save_contract(contract: Contract, folder: Path) -> None:
+    (folder / CONTRACT_FILE).write_text(json.dumps(contract.to_dict(), indent=2) + "\n")
+
+
+def load_contract(place: Path) -> Contract:
+    """The contract in a folder, or in a file."""
+    file = place / CONTRACT_FILE if place.is_dir() else place
+    return Contract.from_dict(json.loads(file.read_text()))

@@ -6,6 +6,7 @@
     ├── ModelRefused            registered in a form that is never loaded (a pickle, say)
     ├── ContractBroken          the model and its data do not agree, or a file breaks the contract
     ├── FileMissing             a data file that the settings name is not there
+    ├── RungImpossible          a model that cannot have a rung of the precision ladder
     ├── EvidenceMissing         a release without complete, matching, passing evidence
     ├── NothingInProduction     no release of the model serves yet
     ├── BuildFailed             the bento or its environment could not be built
@@ -58,6 +59,11 @@ class FileMissing(SeatrialError):
         super().__init__(
             f"The {what} file {path} does not exist; write it, or correct its path in defs.yaml."
         )
+
+
+class RungImpossible(SeatrialError):
+    def __init__(self, rung: str, reason: str, mend: str) -> None:
+        super().__init__(f"There is no {rung} of this model: {reason}; {mend}.")
 
 
 class EvidenceMissing(SeatrialError):

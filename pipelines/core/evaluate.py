@@ -25,6 +25,7 @@ class Shift:
     max: float
     flips: int
     rows: int
+    kind: Kind = "probability"
 
     @property
     def flip_rate(self) -> float:
@@ -89,7 +90,7 @@ def shift(reference: np.ndarray, candidate: np.ndarray, kind: Kind, threshold: f
     flips = 0
     if kind == "probability":
         flips = int((decisions(reference, threshold) != decisions(candidate, threshold)).sum())
-    return Shift(float(moved.mean()), float(moved.max()), flips, len(moved))
+    return Shift(float(moved.mean()), float(moved.max()), flips, len(moved), kind)
 
 
 def _movement(reference: np.ndarray, candidate: np.ndarray, kind: Kind) -> np.ndarray:

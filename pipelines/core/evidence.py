@@ -14,7 +14,12 @@ from pipelines.core.verdict import Verdict
 GATES = {
     "registered_model": ("contract_holds",),
     "onnx_model": ("parity",),
-    "release_model": ("accuracy_non_inferior_to_fp32", "accuracy_non_inferior_to_production"),
+    "release_model": (
+        "accuracy_non_inferior_to_fp32",
+        "accuracy_non_inferior_to_production",
+        "contract_compatible_with_production",
+        "fairness_within_limits",
+    ),
     "load_test": ("answers_like_onnx", "within_slo"),
 }
 """The gates of each asset that a release must have passed."""

@@ -42,16 +42,18 @@ def validate_rows(
     *,
     key: str | None,
     label: str | None = None,
+    binary: bool = True,
     subject: str,
 ) -> Validation:
-    """Judge input rows by the contract's inputs, key and label. `what` names them: "holdout", "2013-04"."""
+    """Judge input rows by the contract's inputs, key and label. `what` names them: "holdout", "2013-04";
+    `binary` says that the labels are 0 and 1."""
     some = _expect(
         "ExpectTableRowCountToBeBetween",
         "hold at least one row",
         "check what should have written them",
         min_value=1,
     )
-    extra = [*_key(key), *_label(label)]
+    extra = [*_key(key), *_label(label, binary)]
     return _validate(frame, what, contract.inputs, [key, label], some, extra, subject)
 
 
@@ -133,9 +135,10 @@ def _key(key: str | None) -> Iterator:
         yield _expect("ExpectColumnValuesToBeUnique", "be unique", "drop the duplicates", column=key)
 
 
-def _label(label: str | None) -> Iterator:
+def _label(label: str | None, binary: bool) -> Iterator:
     if label:
         yield _filled(label)
+    if label and binary:
         yield _expect(
             "ExpectColumnValuesToBeInSet", "be 0 or 1", "correct the labels", column=label, value_set=[0, 1]
         )

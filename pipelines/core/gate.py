@@ -1,123 +1,178 @@
-"""The gate: judges each rung on its evidence, and the chosen one against what serves now."""
+"""The gate: judges each rung on its evidence, and the chosen one against what serves now.
 
-from collections.abc import Mapping
+Every judgement is three-valued: pass, fail, or inconclusive. Only what passes is served.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
-from pipelines.core.evaluate import Shift, auc_drop, auc_interval, shift
+from pipelines.core.evaluate import shift
+from pipelines.core.fairness import Gap
+from pipelines.core.findings import (
+    Finding,
+    Holdout,
+    batch_findings,
+    calibration_error,
+    loss_finding,
+    movement,
+    movement_findings,
+    rise,
+    slice_findings,
+    speed_findings,
+    summary,
+    too_thin,
+)
+from pipelines.core.invariance import Invariance
 from pipelines.core.ladder import Ladder, RungReport
+from pipelines.core.slices import SliceResult, judge_slices
 from pipelines.core.spec import GateSpec
 from pipelines.core.speed import Speed, overall
-from pipelines.core.verdict import Verdict, judge
+from pipelines.core.verdict import Verdict
+
+AGAINST_FP32 = "accuracy_non_inferior_to_fp32"
+AGAINST_PRODUCTION = "accuracy_non_inferior_to_production"
+FAIRNESS = "fairness_within_limits"
+
+Outputs = Mapping[str, np.ndarray]
 
 
-def report_rung(
-    rung: str,
-    sha256: str,
-    size_bytes: int,
-    labels: np.ndarray,
-    fp32: np.ndarray,
-    scores: np.ndarray,
-    batch_shift: float,
-    speeds: Mapping[int, Speed],
-    spec: GateSpec,
-) -> RungReport:
-    """Judge one rung that was built, against fp32 on the same rows."""
-    if thin := too_thin(labels, spec):
-        return RungReport(rung, True, thin, "inconclusive", sha256=sha256, size_bytes=size_bytes)
-    value, low, high = auc_interval(labels, scores)
-    drop, bound = auc_drop(labels, fp32, scores, spec.confidence)
-    moved, speedup = shift(fp32, scores), overall(speeds)
-    reasons = _objections(rung, bound, moved, batch_shift, speedup, spec)
+@dataclass(frozen=True)
+class Trial:
+    """What was measured of one rung: its answers to the holdout, alone and in batches, and its speed."""
+
+    rung: str
+    sha256: str
+    size_bytes: int
+    notes: Mapping[str, object]
+    outputs: Outputs
+    invariance: Invariance
+    placement: Mapping[str, int]
+    speeds: Mapping[int, Speed]
+
+
+def judge_rung(trial: Trial, fp32: Outputs, holdout: Holdout, spec: GateSpec) -> RungReport:
+    """Judge one rung that was built against fp32, on the same rows."""
+    facts = {"sha256": trial.sha256, "size_bytes": trial.size_bytes, "notes": trial.notes}
+    scores, before = trial.outputs[holdout.output], fp32[holdout.output]
+    if thin := too_thin(holdout, scores, spec):
+        return RungReport(trial.rung, True, thin, "inconclusive", **facts)
+    metric, labels = holdout.metric, holdout.labels
+    estimate, loss = metric.estimate(labels, scores), metric.loss(labels, before, scores)
+    shifts = {
+        name: movement(name, fp32[name], values, holdout, spec) for name, values in trial.outputs.items()
+    }
+    moved, risen = shifts[holdout.output], rise(holdout, before, scores)
+    slices = judge_slices(metric, labels, before, scores, holdout.masks, spec)
+    findings: list[Finding] = [
+        loss_finding(loss, metric.name, "", len(labels), spec),
+        *slice_findings(slices),
+        *movement_findings(shifts, moved, risen, spec),
+        *batch_findings(trial.invariance, spec),
+        *([] if trial.rung == "fp32" else speed_findings(trial.speeds)),
+    ]
+    outcome, why = summary(findings)
     return RungReport(
-        rung,
-        built=True,
-        why="; ".join(reasons),
-        outcome="fail" if reasons else "pass",
-        sha256=sha256,
-        size_bytes=size_bytes,
-        value=value,
-        low=low,
-        high=high,
-        drop=drop,
-        drop_bound=bound,
+        trial.rung,
+        True,
+        why,
+        outcome,
+        **facts,
+        value=estimate.value,
+        low=estimate.low,
+        high=estimate.high,
+        drop=loss.drop,
+        drop_bound=loss.bound(spec.confidence),
         mean_shift=moved.mean,
         max_shift=moved.max,
         flips=moved.flips,
-        batch_shift=batch_shift,
-        overall_speedup=speedup,
-        latency_us={str(rows): speed.latency_us for rows, speed in speeds.items()},
-        speedup={
-            str(rows): {"median": speed.speedup, "low": speed.low, "high": speed.high}
-            for rows, speed in speeds.items()
-        },
+        flip_rate=moved.flip_rate,
+        output_shifts={name: found.mean for name, found in shifts.items()},
+        calibration_error=calibration_error(holdout, scores),
+        calibration_rise=risen.drop if risen else None,
+        batch_shift=trial.invariance.worst,
+        slices=[asdict(slice_) for slice_ in slices],
+        placement=trial.placement,
+        **_speed_figures(trial.speeds),
     )
 
 
-def too_thin(labels: np.ndarray, spec: GateSpec) -> str | None:
-    """Why these labels can't carry a decision, or None when they can."""
-    if len(labels) < spec.min_rows:
-        return f"{len(labels)} holdout rows are fewer than {spec.min_rows}"
-    if len(np.unique(labels)) < 2:
-        return f"all {len(labels)} holdout rows have the same label"
-    return None
-
-
-def _objections(
-    rung: str, bound: float, moved: Shift, batch_shift: float, speedup: float, spec: GateSpec
-) -> list[str]:
-    """Why the rung may not be served; empty when nothing speaks against it."""
-    limits = [
-        (bound <= spec.max_drop, f"may lose {bound:.4f} {spec.metric}, more than {spec.max_drop:g}"),
-        (
-            moved.mean <= spec.max_mean_shift,
-            f"moves answers by {moved.mean:.3f} on average, more than {spec.max_mean_shift:g}",
-        ),
-        (
-            batch_shift <= spec.max_batch_shift,
-            f"a row's batch mates move its answer by {batch_shift:.2g}, more than {spec.max_batch_shift:g}",
-        ),
-        (rung == "fp32" or speedup > 1, f"is not faster than fp32 ({speedup:.2f}x)"),
-    ]
-    return [objection for fine, objection in limits if not fine]
+def _speed_figures(speeds: Mapping[int, Speed]) -> dict[str, Any]:
+    return {
+        "overall_speedup": overall(speeds),
+        "latency_us": {str(rows): speed.latency_us for rows, speed in speeds.items()},
+        "speedup": {
+            str(rows): {"median": speed.speedup, "low": speed.low, "high": speed.high}
+            for rows, speed in speeds.items()
+        },
+    }
 
 
 def judge_ladder(ladder: Ladder) -> Verdict:
     """Whether some rung passed: then the chosen one is non-inferior to fp32 by its own evidence."""
-    failures = [f"{report.rung}: {report.why}" for report in ladder.rungs]
     if ladder.chosen is None:
-        outcome = "inconclusive" if any(r.outcome == "inconclusive" for r in ladder.rungs) else "fail"
-        return Verdict("accuracy_non_inferior_to_fp32", outcome, "no rung", tuple(failures))
+        reasons = tuple(f"{report.rung}: {report.why}" for report in ladder.rungs)
+        thin = any(report.outcome == "inconclusive" for report in ladder.rungs)
+        return Verdict(AGAINST_FP32, "inconclusive" if thin else "fail", "no rung", reasons)
     best = ladder.winner
-    return judge(
-        "accuracy_non_inferior_to_fp32",
-        best.sha256,
-        [],
-        f"{best.rung} loses at most {best.drop_bound:.4f} {ladder.metric} against fp32 on {ladder.rows} rows",
-        drop=best.drop,
-        drop_bound=best.drop_bound,
-        mean_shift=best.mean_shift,
-        flips=best.flips,
-        rows=ladder.rows,
+    why = (
+        f"{best.rung} loses at most {best.drop_bound:.4f} {ladder.metric} against fp32 on {ladder.rows} rows"
     )
+    names = ("drop", "drop_bound", "mean_shift", "max_shift", "flips", "calibration_rise", "batch_shift")
+    numbers = {name: getattr(best, name) for name in names}
+    return Verdict(AGAINST_FP32, "pass", best.sha256, (why,), {**numbers, "rows": ladder.rows})
 
 
 def judge_against_production(
-    labels: np.ndarray,
     production: np.ndarray | None,
     candidate: np.ndarray,
+    holdout: Holdout,
     spec: GateSpec,
     subject: str,
     version: str | None,
-) -> Verdict:
-    """Whether the candidate is as good as what serves now; `production` is its scores on the same rows."""
-    gate = "accuracy_non_inferior_to_production"
+) -> tuple[Verdict, tuple[SliceResult, ...]]:
+    """Whether the candidate is as good as version `version`, which serves now, overall and on each slice.
+
+    `production` is its answers to the same rows. Answers may move between versions, so movement is only told.
+    """
     if production is None:
-        return judge(gate, subject, [], "no other version is in production")
-    if thin := too_thin(labels, spec):
-        return Verdict(gate, "inconclusive", subject, (thin,))
-    drop, bound = auc_drop(labels, production, candidate, spec.confidence)
-    loss = f"may lose {bound:.4f} {spec.metric} against version {version}, more than {spec.max_drop:g}"
-    praise = f"loses at most {bound:.4f} {spec.metric} against version {version} on {len(labels)} rows"
-    numbers = {"drop": drop, "drop_bound": bound, "rows": len(labels), "production_version": version}
-    return judge(gate, subject, [] if bound <= spec.max_drop else [loss], praise, **numbers)
+        first = ("no other version is in production",)
+        return Verdict(AGAINST_PRODUCTION, "pass", subject, first, {"production_version": None}), ()
+    numbers: dict = {"rows": len(holdout.labels), "production_version": version}
+    for scores in (production, candidate):
+        if thin := too_thin(holdout, scores, spec):
+            return Verdict(AGAINST_PRODUCTION, "inconclusive", subject, (thin,), numbers), ()
+    metric, against = holdout.metric, f" against version {version}"
+    loss = metric.loss(holdout.labels, production, candidate)
+    slices = judge_slices(metric, holdout.labels, production, candidate, holdout.masks, spec)
+    findings: list[Finding] = [loss_finding(loss, metric.name, against, len(holdout.labels), spec)]
+    findings += slice_findings(slices, against)
+    numbers |= {"drop": loss.drop, "drop_bound": loss.bound(spec.confidence)}
+    numbers |= _told(production, candidate, holdout, spec)
+    outcome, why = summary(findings)
+    praise = (
+        f"loses at most {loss.bound(spec.confidence):.4f} {metric.name}{against} on {numbers['rows']} rows"
+    )
+    return Verdict(AGAINST_PRODUCTION, outcome, subject, (why or praise,), numbers), slices
+
+
+def judge_groups(gaps: Sequence[Gap], subject: str) -> Verdict:
+    """Whether every gap between groups is within its limit; without limits there is nothing to judge."""
+    if not gaps:
+        return Verdict(FAIRNESS, "pass", subject, ("no limits between groups are set",))
+    findings: list[Finding] = [(gap.outcome, gap.why) for gap in gaps if gap.outcome != "pass"]
+    outcome, why = summary(findings)
+    numbers = {f"{gap.column}, {gap.rate}": gap.gap for gap in gaps}
+    praise = f"no gap is above its limit; the largest is {max(gap.gap or 0 for gap in gaps):.3f}"
+    return Verdict(FAIRNESS, outcome, subject, (why or praise,), numbers)
+
+
+def _told(before: np.ndarray, after: np.ndarray, holdout: Holdout, spec: GateSpec) -> dict[str, float | None]:
+    """How far answers moved between the versions, where they can be compared."""
+    if before.shape != after.shape:
+        return {}
+    moved, risen = shift(before, after, holdout.metric.kind, spec.threshold), rise(holdout, before, after)
+    facts = {"mean_shift": moved.mean, "max_shift": moved.max, "flips": moved.flips}
+    return {**facts, "calibration_rise": risen.drop if risen else None}

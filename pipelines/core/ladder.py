@@ -1,7 +1,7 @@
 """The precision ladder as a table: what each rung is, what was measured, which one won and why."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -17,11 +17,17 @@ TIE = 1.02
 class RungReport:
     """One row of the ladder: what a rung is, what was measured, and what came of it.
 
+    notes                 what its builder has to say, e.g. the nodes that it left in fp32
     value, low, high      the metric on the holdout with its 95 % interval
-    drop, drop_bound      loss of the metric against fp32, and the one-sided bound of that loss
-    mean_shift, max_shift |Δp| against fp32;  flips: decisions at 0.5 that changed
-    batch_shift           largest |Δp| of a row between being scored alone and among others
-    speedup               times as fast as fp32, over all batch sizes (geometric mean)
+    drop, drop_bound      how much worse the metric is than fp32's, and the one-sided bound of that
+    mean_shift, max_shift how far answers moved from fp32's: |Δp| of probabilities, |Δ| in standard deviations
+                          of other values, 1 - cosine of embeddings;  flips, flip_rate: decisions that turned
+    output_shifts         the mean movement of each output
+    calibration_error     expected calibration error, and calibration_rise, how much higher than fp32's
+    batch_shift           largest movement of a row between being scored alone and among others
+    slices                what was found on each slice of the holdout (`slices.SliceResult`)
+    placement             how many nodes run on which execution provider
+    speedup               times as fast as fp32 at each batch size, and over all (geometric mean)
     """
 
     rung: str
@@ -31,6 +37,7 @@ class RungReport:
     chosen: bool = False
     sha256: str = ""
     size_bytes: int | None = None
+    notes: Mapping[str, object] = field(default_factory=dict)
     value: float | None = None
     low: float | None = None
     high: float | None = None
@@ -39,7 +46,13 @@ class RungReport:
     mean_shift: float | None = None
     max_shift: float | None = None
     flips: int | None = None
+    flip_rate: float | None = None
+    output_shifts: Mapping[str, float] = field(default_factory=dict)
+    calibration_error: float | None = None
+    calibration_rise: float | None = None
     batch_shift: float | None = None
+    slices: Sequence[Mapping] = ()
+    placement: Mapping[str, int] = field(default_factory=dict)
     overall_speedup: float | None = None
     latency_us: Mapping[str, float] = field(default_factory=dict)
     speedup: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -65,11 +78,12 @@ class Ladder:
 
     def markdown(self) -> str:
         """The table of all rungs and what came of each, for the catalogue."""
-        head = (
-            f"| rung | {self.metric} (95 %) | KiB | × fp32 | mean Δp | flips |\n|---|---|---|---|---|---|\n"
-        )
-        verdicts = (f"- **{rung.rung}** {rung.outcome}: {rung.why}" for rung in self.rungs)
-        return head + "\n".join(map(_row, self.rungs)) + "\n\n" + "\n".join(verdicts)
+        sizes = [str(rows) for rows in self.batch_sizes]
+        names = ["rung", f"{self.metric} (95 %)", "KiB", "mean, max Δ", "flips", "batch Δ"]
+        head = [*names, *(f"× at {rows}" for rows in sizes), "verdict"]
+        lines = [head, ["---"] * len(head), *(_row(rung, sizes) for rung in self.rungs)]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return table + "\n\n" + "\n".join(f"- **{r.rung}** {r.outcome}: {r.why}" for r in self.rungs)
 
     @property
     def accuracy(self) -> float:
@@ -113,10 +127,16 @@ def _explained(report: RungReport, winner: RungReport | None) -> RungReport:
     return replace(report, why=f"passed, but {winner.rung} is as fast and more exact")
 
 
-def _row(report: RungReport) -> str:
+def _row(report: RungReport, sizes: Sequence[str]) -> list[str]:
     if report.value is None:
-        return f"| {report.rung} | – | – | – | – | – |"
-    name = f"**{report.rung}**" if report.chosen else report.rung
-    accuracy = f"{report.value:.4f} ({report.low:.4f}–{report.high:.4f})"
-    size, speed = f"{(report.size_bytes or 0) / 1024:.0f}", f"{report.overall_speedup:.2f}"
-    return f"| {name} | {accuracy} | {size} | {speed} | {report.mean_shift:.4f} | {report.flips} |"
+        return [report.rung, *["–"] * (5 + len(sizes)), report.outcome]
+    return [
+        f"**{report.rung}**" if report.chosen else report.rung,
+        f"{report.value:.4f} ({report.low:.4f}–{report.high:.4f})",
+        f"{(report.size_bytes or 0) / 1024:.0f}",
+        f"{report.mean_shift:.4f}, {report.max_shift:.4f}",
+        f"{report.flips} ({report.flip_rate:.2%})",
+        f"{report.batch_shift:.1e}",
+        *(f"{report.speedup[rows]['median']:.2f}" for rows in sizes),
+        report.outcome,
+    ]

@@ -38,7 +38,7 @@ def make_manifest(
     provenance: Mapping[str, str],
 ) -> Manifest:
     """The manifest, with a release id that changes when the model, contract, plan or service code does."""
-    plan = Plan(serving.max_batch_size, serving.max_latency_ms, serving.threads)
+    plan = Plan(serving.max_batch_size, serving.max_latency_ms, serving.threads, serving.device)
     parts = (name, version, model_sha256, json.dumps(contract.to_dict()), repr(plan), source)
     release_id = f"v{version}-{digest_of(*parts)[:10]}"
     return Manifest(name, version, release_id, rung, model_sha256, contract, plan, dict(provenance))

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from pipelines.core.errors import SeatrialError
+from pipelines.core.errors import RungImpossible
 from pipelines.core.evaluate import Tensors, row_count
 
 if TYPE_CHECKING:
@@ -17,13 +17,6 @@ QUANTIZED_OPS = ["MatMul", "Gemm", "Conv"]
 
 PER_CHANNEL_OPSET = 13
 """Older opsets can't say that each channel of a weight has its own scale."""
-
-
-class RungImpossible(SeatrialError):
-    """The model has no such rung."""
-
-    def __init__(self, rung: str, reason: str, mend: str) -> None:
-        super().__init__(f"There is no {rung} of this model: {reason}; {mend}.")
 
 
 @contextmanager

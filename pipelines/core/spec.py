@@ -10,7 +10,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Rung = Literal["fp32", "int8_dynamic", "int8_static"]
+from pipelines.core.rungs import NAMES as RUNGS
+
+METRICS = ("auc", "accuracy", "log_loss", "rmse", "cosine")
+BOUNDED_METRICS = ("auc", "accuracy", "cosine")
+Device = Literal["cpu", "cuda"]
 Method = Literal["wasserstein", "jensenshannon", "psi", "ks", "chisquare", "kl_div", "hellinger"]
 
 
@@ -60,44 +64,119 @@ class DataSpec(Settings):
     reference: str = Field(description="Rows the model was trained on; drift is measured against them.")
     calibration: str = Field(description="Rows that set the ranges of static INT8; seen by nothing else.")
     holdout: str = Field(description="Labelled rows, unseen in training, that every rung is judged on.")
-    label: str = Field(description="The column of `holdout` and of the labels that holds the truth, 0 or 1.")
+    label: str = Field(description="The column of `holdout` and of the labels that holds the truth.")
     key: str = Field(description="The column that identifies a row, in the data, the scores and the labels.")
     asset: str | None = Field(
         default=None, description="The asset that writes these files, e.g. churn/splits."
     )
 
 
+class FairnessSpec(Settings):
+    """How far groups of people may be treated apart."""
+
+    columns: list[str] = Field(description="Columns of the holdout that tell the groups, e.g. [sex].")
+    max_gap: float = Field(
+        default=0.1,
+        description="Largest gap between two groups in the share of positive decisions, and in the share of "
+        "the truly positive that are found.",
+    )
+
+    _are_fractions = fractions("max_gap")
+
+
 class GateSpec(Settings):
     """When a rung is as good as fp32, and a version as good as the one in production."""
 
-    rungs: list[Rung] = Field(
-        default=["fp32", "int8_dynamic", "int8_static"],
-        description="The rungs to try; fp32 is always among them.",
+    rungs: list[str] = Field(
+        default=["fp32", "int8_dynamic", "int8_per_row", "int8_static"],
+        description="The rungs to try, by their files in pipelines/core/rungs; fp32 is always among them.",
     )
-    metric: Literal["auc"] = Field(default="auc", description="The accuracy metric; higher is better.")
-    max_drop: float = Field(default=0.005, description="How much of the metric may be lost, as a fraction.")
+    metric: str = Field(
+        default="auc",
+        description="auc, accuracy, log_loss, rmse, cosine, or your own function as package.module:name, "
+        "which takes labels and predictions; higher is better.",
+    )
+    output: str | None = Field(
+        default=None, description="The output that the labels are about; none means the first."
+    )
+    threshold: float = Field(
+        default=0.5, description="A probability from here on is a positive decision; flips are counted by it."
+    )
+    max_drop: float = Field(
+        default=0.005, description="How much worse the metric may become, in its own unit."
+    )
     confidence: float = Field(default=0.95, description="Of the one-sided bound that must clear max_drop.")
     max_mean_shift: float = Field(
-        default=0.02, description="Mean |Δp| against fp32 that a rung may cause, as a probability."
+        default=0.02,
+        description="Mean movement of answers against fp32 that a rung may cause: |Δp| of probabilities, "
+        "|Δ| in standard deviations of other values, 1 - cosine of embeddings.",
+    )
+    max_flip_rate: float = Field(
+        default=0.02, description="The share of decisions that a rung may turn against fp32."
+    )
+    max_calibration_rise: float = Field(
+        default=0.01, description="How much the expected calibration error may rise, as a probability."
     )
     max_batch_shift: float = Field(
-        default=0.001, description="Largest |Δp| of a row between being scored alone and among others."
+        default=0.001,
+        description="Largest movement of one row's answer between being scored alone and among others.",
     )
     parity: float = Field(
-        default=1e-4, description="Largest absolute difference of ONNX to the source model."
+        default=1e-4, description="Largest difference of ONNX to the source model, absolute or relative."
     )
     batch_sizes: list[int] = Field(default=[1, 8, 64], description="Where speed is measured, in rows.")
     min_rows: int = Field(default=500, description="Fewer holdout rows than this are inconclusive.")
+    calibration_rows: int = Field(
+        default=2048, description="At most this many calibration rows set the ranges of static INT8."
+    )
+    slices: list[str] = Field(
+        default=[],
+        description="Columns of the holdout whose values are judged apart; numbers by their quartiles.",
+    )
+    max_slice_drop: float = Field(
+        default=0.02, description="How much worse the metric may become on a slice, in its own unit."
+    )
+    min_slice_rows: int = Field(default=200, description="Slices with fewer rows are inconclusive.")
+    fairness: FairnessSpec | None = Field(default=None, description="Limits on gaps between groups.")
+    allow_breaking_contract: bool = Field(
+        default=False, description="Release a version that clients of the present one cannot talk to."
+    )
 
-    _are_fractions = fractions("max_drop", "confidence", "max_mean_shift", "max_batch_shift")
-    _are_positive = positives("parity", "batch_sizes", "min_rows")
+    _are_fractions = fractions("max_mean_shift", "max_flip_rate", "max_calibration_rise", "max_batch_shift")
+    _are_positive = positives("parity", "batch_sizes", "min_rows", "calibration_rows", "min_slice_rows")
 
     @field_validator("rungs")
     @classmethod
-    def _has_fp32(cls, rungs: list[Rung]) -> list[Rung]:
+    def _has_fp32(cls, rungs: list[str]) -> list[str]:
+        if unknown := sorted(set(rungs) - set(RUNGS)):
+            raise ValueError(f"knows {', '.join(RUNGS)}, not {', '.join(unknown)}")
         if "fp32" not in rungs:
             raise ValueError("must contain fp32, which the others are compared with")
         return rungs
+
+    @field_validator("confidence")
+    @classmethod
+    def _is_confident(cls, confidence: float) -> float:
+        if not 0.5 <= confidence < 1:
+            raise ValueError(f"must be at least 0.5 and below 1, e.g. 0.95, not {confidence:g}")
+        return confidence
+
+    @field_validator("metric")
+    @classmethod
+    def _is_metric(cls, metric: str) -> str:
+        if metric not in METRICS and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", metric):
+            raise ValueError(
+                f"must be one of {', '.join(METRICS)} or package.module:function, not {metric!r}"
+            )
+        return metric
+
+    @model_validator(mode="after")
+    def _drops_fit_the_metric(self) -> "GateSpec":
+        for name in ("max_drop", "max_slice_drop"):
+            drop = getattr(self, name)
+            if drop < 0 or (drop >= 1 and self.metric in BOUNDED_METRICS):
+                raise ValueError(f"{name} is a fraction such as 0.01, not {drop:g} (percent)")
+        return self
 
 
 class ServingSpec(Settings):
@@ -109,6 +188,9 @@ class ServingSpec(Settings):
     max_batch_size: int = Field(default=64, description="Rows in one model run.")
     max_latency_ms: int = Field(
         default=1000, description="A request that would take longer is answered 503 at once."
+    )
+    device: Device = Field(
+        default="cpu", description="Where the model runs; nothing falls back from cuda to the CPU in silence."
     )
     threads: int = Field(default=1, description="Intra-op threads of the ONNX Runtime session.")
     p99_ms: float = Field(

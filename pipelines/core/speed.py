@@ -1,14 +1,16 @@
 """How fast rungs are against fp32: interleaved in one process, so that a noisy machine hits all alike."""
 
+import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
 from pipelines.core.evaluate import Runs, Tensors, row_count, take
 
-ROUNDS = 7
+ROUNDS = 11
 ROUND_SECONDS = 0.02
 """Each rung runs about this long in each round, at each batch size."""
 
@@ -23,6 +25,23 @@ class Speed:
     speedup: float
     low: float
     high: float
+
+
+Speeds = Mapping[str, Mapping[int, Speed]]
+"""Of each rung, at each batch size."""
+
+
+def save_speeds(speeds: Speeds, path: Path) -> None:
+    plain = {rung: {rows: asdict(speed) for rows, speed in sizes.items()} for rung, sizes in speeds.items()}
+    path.write_text(json.dumps(plain, indent=2) + "\n")
+
+
+def load_speeds(path: Path) -> Speeds:
+    """What `save_speeds` wrote."""
+    found = json.loads(path.read_text())
+    return {
+        rung: {int(rows): Speed(**speed) for rows, speed in sizes.items()} for rung, sizes in found.items()
+    }
 
 
 def compare_speed(
@@ -49,7 +68,8 @@ def _at_one_size(engines: Mapping[str, Runs], batch: Tensors, clock: Clock) -> d
     repeats = {rung: _repeats(engine, batch, clock) for rung, engine in engines.items()}
     seconds = {rung: np.empty(ROUNDS) for rung in engines}
     for round_ in range(ROUNDS):
-        for rung, engine in engines.items():
+        turn = list(engines.items())
+        for rung, engine in turn if round_ % 2 else reversed(turn):  # so that a drift hits all alike
             seconds[rung][round_] = _seconds_a_run(engine, batch, repeats[rung], clock)
     ratios = {rung: seconds["fp32"] / taken for rung, taken in seconds.items()}
     return {

@@ -9,7 +9,7 @@ import pytest
 
 from bentos.engine import Engine
 from bentos.manifest import MODEL_FILE, sha256
-from pipelines.assets.common import load_contract
+from pipelines.core.contracts import load_contract
 from pipelines.core.rows import to_tensors
 from tests.assets.world import MONTH, TRUTH, World, rows
 

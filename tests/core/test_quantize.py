@@ -3,7 +3,8 @@
 import pytest
 
 from pipelines.core.activations import answer_sqnr_db
-from pipelines.core.quantize import RungImpossible, calibration_reader, prepared, weighted_nodes
+from pipelines.core.errors import RungImpossible
+from pipelines.core.quantize import calibration_reader, prepared, weighted_nodes
 from pipelines.core.recipe import Recipe
 from pipelines.core.rungs import load_rung
 from tests.core.nets import BATCH, handmade, rows, save

@@ -13,8 +13,8 @@ import pytest
 
 from bentos.manifest import sha256
 from pipelines.core.activations import answer_sqnr_db, open_session
+from pipelines.core.errors import RungImpossible
 from pipelines.core.evaluate import Tensors
-from pipelines.core.quantize import RungImpossible
 from pipelines.core.recipe import Recipe
 from pipelines.core.rungs import load_rung
 from tests.core.nets import BATCH, NETS, outliers, rows, save, sequences

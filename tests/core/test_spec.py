@@ -19,7 +19,7 @@ def test_defaults_are_enough():
     [
         ({"gate": {"max_drop": 1.0}}, "is a fraction such as 0.01, not 1 (percent)"),
         ({"gate": {"rungs": ["int8_static"]}}, "must contain fp32"),
-        ({"gate": {"rungs": ["fp32", "int4"]}}, "'int8_dynamic'"),
+        ({"gate": {"rungs": ["fp32", "int4"]}}, "knows fp32, fp16, int8_dynamic"),
         ({"gate": {"batch_sizes": [0]}}, "must be greater than 0, not 0"),
         ({"serving": {"path": "churn"}}, "must start with / and hold no spaces, e.g. /churn"),
         ({"serving": {"p99_ms": -1}}, "must be greater than 0, not -1"),

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from bentos.contract import encode
-from pipelines.core.evaluate import auc_interval
+from pipelines.core.auc import auc_interval
 from pipelines.core.home import Home
 from pipelines.defs.flight_delay.data import (
     LABELLED_MONTHS,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.core.quantize import RungImpossible, prepared
+from pipelines.core.errors import RungImpossible
+from pipelines.core.quantize import prepared
 from pipelines.core.recipe import Recipe
 
 if TYPE_CHECKING:
