@@ -289,6 +289,7 @@ def write_performance(path: Path) -> None:
         key="id",
         label="late",
         output="probability",
+        metric=metric_of("auc", 0.5),
         holdout_value=0.741,
         spec=MonitoringSpec(),
         subject="abc",

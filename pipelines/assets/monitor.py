@@ -14,6 +14,7 @@ from pipelines.core.errors import FileMissing
 from pipelines.core.evaluate import predict
 from pipelines.core.home import Home
 from pipelines.core.ladder import Ladder
+from pipelines.core.metrics import metric_of
 from pipelines.core.performance import measure_performance
 from pipelines.core.rows import digest_of, read_rows, sample, to_tensors
 from pipelines.core.spec import ScoringSpec
@@ -132,13 +133,13 @@ def _performance(chapter: Chapter, scoring: ScoringSpec, labels: str) -> dg.Asse
         partitions_def=chapter.labelled_months,
         group_name=spec.name,
         kinds={"numpy"},
-        code_version=spec.monitoring.digest(),
+        code_version=digest_of(spec.monitoring.digest(), spec.gate.metric),
     )
     def performance(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
         """How right the month's scores were, once its labels have arrived.
 
-        AUC with its interval against the holdout's at release, log loss, Brier score, and the share of
-        positives predicted and seen.
+        The metric of the gate with its interval, against the holdout's at release; for two classes also log
+        loss, Brier score, and the share of positives predicted and seen.
         """
         month = context.partition_key
         source = chapter.of_month(home, "scores", month)
@@ -151,7 +152,8 @@ def _performance(chapter: Chapter, scoring: ScoringSpec, labels: str) -> dg.Asse
                 truth,
                 key=spec.data.key,
                 label=spec.data.label,
-                output=next(name for name in scores.columns if name != spec.data.key),
+                output=spec.gate.output or next(name for name in scores.columns if name != spec.data.key),
+                metric=metric_of(spec.gate.metric, spec.gate.threshold),
                 holdout_value=ladder.accuracy,
                 spec=spec.monitoring,
                 subject=month,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.core.auc import auc_interval
+from pipelines.core.charts import metric_name
 from pipelines.core.errors import ContractBroken
+from pipelines.core.metrics import Metric
 from pipelines.core.spec import MonitoringSpec
 from pipelines.core.verdict import Verdict, judge
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 GATE = "performance_holds"
-METRIC = "auc"
+FIGURES = ("value", "low", "high", "log_loss", "brier", "predicted", "observed")
 
 
 @dataclass(frozen=True)
@@ -63,38 +64,37 @@ def measure_performance(
     key: str,
     label: str,
     output: str,
+    metric: Metric,
     holdout_value: float,
     spec: MonitoringSpec,
     subject: str,
     month: str,
 ) -> PerformanceReport:
-    """Join scores (`key`, `output`) with labels (`key`, `label`) and compare their AUC with the holdout's.
+    """Join scores (`key`, `output`) with labels (`key`, `label`) and compare the metric with the holdout's.
 
     A score without a label, or with an empty one, is not counted. Fewer than `spec.min_rows` labelled rows,
-    or one class only, are inconclusive. Raises ContractBroken for missing columns, keys that are not unique,
-    and labels other than 0 and 1.
+    or what the metric refuses, are inconclusive. Raises ContractBroken for missing columns, keys that are not
+    unique, and where AUC is wanted for labels other than 0 and 1.
     """
-    matched = _matched(scores, labels, key, label, output)
-    truth, predictions = matched[label].to_numpy(np.int64), matched[output].to_numpy(np.float64)
-    few = _too_few(truth, spec.min_rows)
-    figures = dict.fromkeys(("value", "low", "high", "log_loss", "brier", "predicted", "observed"))
-    if not few:
-        figures = _figures(truth, predictions)
+    matched = _matched(scores, labels, key, label, output, metric)
+    truth, predictions = _array(matched[label]), _array(matched[output])
+    few = _too_few(truth, predictions, metric, spec.min_rows)
+    figures = dict.fromkeys(FIGURES) if few else _figures(truth, predictions, metric)
     share = len(matched) / max(len(scores), 1)
     return PerformanceReport(
         month=month,
-        metric=METRIC,
+        metric=metric.name,
         holdout_value=holdout_value,
         rows=len(scores),
         matched_rows=len(matched),
         labelled_share=share,
-        verdict=_judge(few, figures, holdout_value, spec, subject, len(matched)),
+        verdict=_judge(few, figures, metric, holdout_value, spec, subject, len(matched)),
         **figures,
     )
 
 
 def _matched(
-    scores: "pd.DataFrame", labels: "pd.DataFrame", key: str, label: str, output: str
+    scores: "pd.DataFrame", labels: "pd.DataFrame", key: str, label: str, output: str, metric: Metric
 ) -> "pd.DataFrame":
     for frame, what, column in ((scores, "scores", output), (labels, "labels", label)):
         missing = [name for name in (key, column) if name not in frame]
@@ -103,7 +103,7 @@ def _matched(
         if frame[key].duplicated().any():
             raise ContractBroken(f"The {what} file", f"{key} is not unique", "drop the duplicates")
     known = labels.loc[labels[label].notna(), [key, label]]
-    if not known[label].isin([0, 1]).all():
+    if metric.name == "auc" and not known[label].isin([0, 1]).all():
         raise ContractBroken("The labels file", f"{label} holds values other than 0 and 1", "correct them")
     try:
         return scores[[key, output]].merge(known, on=key)
@@ -113,24 +113,36 @@ def _matched(
         ) from error
 
 
-def _too_few(truth: np.ndarray, min_rows: int) -> str:
+def _array(column) -> np.ndarray:
+    """(n,) numbers, or (n, k) where each value is a vector."""
+    values = column.to_numpy()
+    return np.stack(list(values)).astype(np.float64) if values.dtype == object and len(values) else values
+
+
+def _too_few(truth: np.ndarray, predictions: np.ndarray, metric: Metric, min_rows: int) -> str:
     if len(truth) < min_rows:
         return f"{len(truth):,} scores have a label, of at least {min_rows:,}: too few to tell"
-    positives = int(truth.sum())
-    if not 2 <= positives <= len(truth) - 2:
-        return f"{positives:,} of {len(truth):,} labels are 1: at least 2 of either kind are needed"
-    return ""
+    return metric.refusal(truth, predictions) or ""
 
 
-def _figures(truth: np.ndarray, predictions: np.ndarray) -> dict[str, float | None]:
-    value, low, high = auc_interval(truth, predictions)
+def _figures(truth: np.ndarray, predictions: np.ndarray, metric: Metric) -> dict[str, float | None]:
+    estimate = metric.estimate(truth, predictions)
+    figures: dict[str, float | None] = dict.fromkeys(FIGURES)
+    figures |= {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+    return figures | (_of_two_classes(truth, predictions) if _are_chances(truth, predictions) else {})
+
+
+def _are_chances(truth: np.ndarray, predictions: np.ndarray) -> bool:
+    """Whether these are probabilities of the one of two classes."""
+    within = predictions.ndim == 1 and ((predictions >= 0) & (predictions <= 1)).all()
+    return bool(within and np.isin(truth, (0, 1)).all())
+
+
+def _of_two_classes(truth: np.ndarray, predictions: np.ndarray) -> dict[str, float | None]:
     tiny = np.finfo(np.float64).eps
     sure = np.clip(predictions, tiny, 1 - tiny)
     losses = -np.log(np.where(truth == 1, sure, 1 - sure))
     return {
-        "value": value,
-        "low": low,
-        "high": high,
         "log_loss": float(losses.mean()),
         "brier": float(((predictions - truth) ** 2).mean()),
         "predicted": float(predictions.mean()),
@@ -139,16 +151,23 @@ def _figures(truth: np.ndarray, predictions: np.ndarray) -> dict[str, float | No
 
 
 def _judge(
-    few: str, figures: Mapping, holdout_value: float, spec: MonitoringSpec, subject: str, matched_rows: int
+    few: str,
+    figures: Mapping,
+    metric: Metric,
+    holdout_value: float,
+    spec: MonitoringSpec,
+    subject: str,
+    matched_rows: int,
 ) -> Verdict:
     numbers = {"matched_rows": matched_rows, "holdout_value": holdout_value, "value": figures["value"]}
     if few:
         return Verdict(GATE, "inconclusive", subject, (few,), numbers)
-    drop = holdout_value - figures["value"]
+    value = figures["value"]
+    drop = (holdout_value - value) * (1 if metric.higher_is_better else -1)
     sentence = (
-        f"AUC {figures['value']:.3f} [{figures['low']:.3f}, {figures['high']:.3f}] on {matched_rows:,} rows "
-        f"is {abs(drop):.3f} {'below' if drop > 0 else 'above'} the holdout's {holdout_value:.3f}; "
-        f"it may fall {spec.max_drop:g}"
+        f"{metric_name(metric.name)} {value:.3f} [{figures['low']:.3f}, {figures['high']:.3f}] on {matched_rows:,} rows "
+        f"is {abs(drop):.3f} {'worse' if drop > 0 else 'better'} than the holdout's {holdout_value:.3f}; "
+        f"it may be {spec.max_drop:g} worse"
     )
     failures = [sentence] if drop > spec.max_drop else []
     return judge(GATE, subject, failures, sentence, **numbers, drop=drop)

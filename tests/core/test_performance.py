@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from pipelines.core.errors import ContractBroken
+from pipelines.core.metrics import metric_of
 from pipelines.core.performance import PerformanceReport, measure_performance
 from pipelines.core.spec import MonitoringSpec
 
@@ -28,6 +29,7 @@ def measured(scores: pd.DataFrame, labels: pd.DataFrame, holdout_value: float = 
         key="id",
         label="late",
         output="probability",
+        metric=metric_of("auc", 0.5),
         holdout_value=holdout_value,
         spec=SPEC,
         subject="flight_delay:1",
@@ -36,14 +38,16 @@ def measured(scores: pd.DataFrame, labels: pd.DataFrame, holdout_value: float = 
 
 
 def test_rows_are_joined_by_key_and_the_figures_are_right():
-    scores = pd.DataFrame({"id": [1, 2, 3, 4], "probability": [0.1, 0.4, 0.35, 0.8]})
-    labels = pd.DataFrame({"id": [4, 3, 2, 1], "late": [1, 1, 0, 0]})
+    ids = np.arange(160)
+    scores = pd.DataFrame({"id": ids, "probability": np.tile([0.1, 0.4, 0.35, 0.8], 40)})
+    labels = pd.DataFrame({"id": ids[::-1], "late": np.tile([1, 1, 0, 0], 40)})
     report = measure_performance(
         scores,
         labels,
         key="id",
         label="late",
         output="probability",
+        metric=metric_of("auc", 0.5),
         holdout_value=0.75,
         spec=MonitoringSpec(min_rows=4),
         subject="s",
@@ -67,7 +71,7 @@ def test_a_metric_far_below_the_holdouts_fails_with_both_values():
     report = measured(*month(signal=0.2))
     assert report.verdict.outcome == "fail"
     assert f"AUC {report.value:.3f}" in report.verdict.why
-    assert "below the holdout's 0.760; it may fall 0.05" in report.verdict.why
+    assert "worse than the holdout's 0.760; it may be 0.05 worse" in report.verdict.why
 
 
 def test_labels_that_have_not_arrived_are_not_counted():
@@ -82,7 +86,7 @@ def test_too_few_labels_and_one_class_are_inconclusive_and_leave_no_figures():
     scores, labels = month()
     few, single = measured(scores, labels.head(50)), measured(scores, labels.assign(late=1))
     assert few.verdict.why == "50 scores have a label, of at least 100: too few to tell"
-    assert single.verdict.why == "2,000 of 2,000 labels are 1: at least 2 of either kind are needed"
+    assert single.verdict.why == "all 2,000 labels are 1"
     assert few.verdict.outcome == single.verdict.outcome == "inconclusive"
     assert few.value is None and single.log_loss is None
 
@@ -116,3 +120,24 @@ def test_a_report_is_read_as_it_was_saved(tmp_path: Path):
     report = measured(*month())
     report.save(tmp_path / "performance.json")
     assert PerformanceReport.load(tmp_path / "performance.json") == report
+
+
+def test_any_metric_of_the_gate_is_held_against_its_holdout():
+    random = np.random.default_rng(0)
+    truth = random.normal(size=500)
+    scores = pd.DataFrame({"id": np.arange(500), "fare": truth + random.normal(size=500)})
+    labels = pd.DataFrame({"id": np.arange(500), "paid": truth})
+    report = measure_performance(
+        scores,
+        labels,
+        key="id",
+        label="paid",
+        output="fare",
+        metric=metric_of("rmse", 0.5),
+        holdout_value=0.8,
+        spec=SPEC,
+        subject="s",
+        month="2013-04",
+    )
+    assert report.value == pytest.approx(1, abs=0.1) and report.log_loss is None
+    assert not report.verdict.passed and "worse than the holdout's 0.800" in report.verdict.why

@@ -55,8 +55,9 @@ class FakeRegistry(Registry):
         model = self._versions[name][int(version) - 1]
         if isinstance(model, ModelRefused):
             raise model
-        into.mkdir(parents=True, exist_ok=True)
-        return replace(model, file=Path(shutil.copy(model.file, into)))
+        place = into / "artifacts"  # somewhere below, as MLflow does
+        place.mkdir(parents=True, exist_ok=True)
+        return replace(model, file=Path(shutil.copy(model.file, place)))
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
         self._check_exists(name, version)
