@@ -19,15 +19,9 @@ JUDGED_ROWS = {"minilm": 256}
 """Of models that take long to judge."""
 
 
-@pytest.fixture(scope="session")
-def folder(request):
-    """Kept between runs of pytest, until what the specimens are made from changes."""
-    return request.config.cache.mkdir("zoo")
-
-
 @pytest.fixture(params=NAMES)
-def specimen(request, folder):
-    return load(request.param, folder)
+def specimen(request, zoo_folder):
+    return load(request.param, zoo_folder)
 
 
 def answers(specimen: Specimen, feeds: Tensors) -> dict[str, np.ndarray]:
@@ -66,23 +60,23 @@ def test_its_contract_fits_at_any_number_of_rows(specimen):
     assert Contract.from_dict(specimen.contract.to_dict()) == specimen.contract
 
 
-def test_made_again_it_is_the_same(folder, tmp_path):
+def test_made_again_it_is_the_same(zoo_folder, tmp_path):
     threads, before = torch.get_num_threads(), torch.random.get_rng_state()
-    assert_same(flights.make(tmp_path / "model.pt2"), flights.load(folder))
+    assert_same(flights.make(tmp_path / "model.pt2"), flights.load(zoo_folder))
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_what_was_not_finished_is_made_again(folder, tmp_path):
+def test_what_was_not_finished_is_made_again(zoo_folder, tmp_path):
     (tmp_path / "digits").mkdir()
     (tmp_path / "digits" / "model.pt2").write_bytes(b"half")
-    assert_same(digits.load(tmp_path), digits.load(folder))
+    assert_same(digits.load(tmp_path), digits.load(zoo_folder))
 
 
-def test_a_second_use_makes_nothing(folder):
-    first = digits.load(folder)
+def test_a_second_use_makes_nothing(zoo_folder):
+    first = digits.load(zoo_folder)
     made = first.source.stat().st_mtime_ns
-    second = digits.load(folder)
+    second = digits.load(zoo_folder)
     assert second.source.stat().st_mtime_ns == made
     np.testing.assert_equal(vars(second), vars(first))
 
@@ -122,7 +116,7 @@ def test_padding_changes_no_vector(package):
     np.testing.assert_allclose(vectors(package, [short, long])[:1], vectors(package, [short]), atol=1e-6)
 
 
-def test_minilm_takes_any_length(folder):
-    specimen = minilm.load(folder)
+def test_minilm_takes_any_length(zoo_folder):
+    specimen = minilm.load(zoo_folder)
     one = {name: rows[:2, :1] for name, rows in specimen.holdout.items()}
     assert np.isfinite(answers(specimen, one)["probability"]).all()
