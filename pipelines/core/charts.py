@@ -26,7 +26,7 @@ STYLE: dict[Any, Any] = {
 }
 WIDTH, BAR_HEIGHT, FRAME_HEIGHT = 11, 0.19, 1.3
 """Inches of the picture."""
-DOTS_PER_INCH, SHADES = 105, 96
+DOTS_PER_INCH, SHADES = 105, 192
 
 NAMES = {"auc": "AUC", "rmse": "RMSE", "log_loss": "log loss"}
 LOWER_IS_BETTER = ("rmse", "log_loss")
