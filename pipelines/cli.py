@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from bentos.contract import ContractViolation
 from pipelines.core.errors import SeatrialError
@@ -73,5 +74,6 @@ def main() -> None:
     try:
         app()
     except (SeatrialError, ContractViolation) as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]seatrial:[/] {error}", markup=True)
+        says = f"[red]seatrial:[/] {escape(str(error))}"
+        Console(stderr=True, highlight=False, soft_wrap=True).print(says, markup=True)
         sys.exit(1)

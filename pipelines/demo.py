@@ -1,5 +1,6 @@
 """`seatrial demo` and `seatrial release`: the whole path from the prompt, and what was decided."""
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -128,11 +129,10 @@ def _print_month(chapter: Chapter, installation: Installation, month: str, conso
 
 def _print_address(installation: Installation, model: ServedModel, console: Console) -> None:
     address = installation.deployments.status(model.name)["address"]
-    body = example_request(installation, model)
+    body = shlex.quote(example_request(installation, model))
     console.print(f"Serving at       {address}")
-    console.print(
-        f"Try it           curl -s {address}/predict -H 'content-type: application/json' -d '{body}'"
-    )
+    curl = f"curl -s {address}/predict -H 'content-type: application/json' -d {body}"
+    console.print(f"Try it           {curl}", markup=False)
 
 
 def _print_times(session: Session, folder: Path) -> None:

@@ -8,8 +8,10 @@ from rich.table import Table
 
 from pipelines.core.contracts import load_contract
 from pipelines.core.drift import DriftReport
+from pipelines.core.errors import NothingInProduction
 from pipelines.core.home import Home
 from pipelines.core.ladder import Ladder, RungReport
+from pipelines.core.rows import to_records
 from pipelines.core.spec import ModelSpec
 from pipelines.defs.resources import Installation
 
@@ -71,7 +73,8 @@ def print_ladder(release: Path, console: Console) -> None:
         table.add_row(f"[bold]{rung.rung}[/]" if rung.chosen else rung.rung, *_figures(rung, ladder))
     console.print(table)
     for rung in ladder.rungs:
-        console.print(f"  {rung.rung} {'is served' if rung.chosen else 'lost'}: {rung.why}")
+        says = f"  {rung.rung} {'is served' if rung.chosen else 'lost'}: {rung.why}"
+        console.print(says, markup=False)
 
 
 def _figures(rung: RungReport, ladder: Ladder) -> list[str]:
@@ -126,12 +129,20 @@ def scored_rows(home: Home, model: str, month: str) -> int:
 
 
 def example_request(installation: Installation, model: ModelSpec) -> str:
-    """The JSON body of a request with one real row: the first of the holdout."""
+    """The JSON body of a request with one real row: the first of the holdout. Raises NothingInProduction."""
     import pyarrow.parquet as pq
 
     entry = installation.ledger.production(model.name)
-    contract = load_contract(installation.home.root / entry.artifact) if entry else None
-    columns = [field.name for field in contract.inputs] if contract else None
-    batch = next(pq.ParquetFile(installation.home.data(model.data.holdout)).iter_batches(1, columns=columns))
-    row = {name: round(v, 4) if isinstance(v, float) else v for name, v in batch.to_pylist()[0].items()}
-    return json.dumps({"rows": [row]})
+    if entry is None:
+        raise NothingInProduction(model.name)
+    contract = load_contract(installation.home.root / entry.artifact)
+    batch = next(pq.ParquetFile(installation.home.data(model.data.holdout)).iter_batches(1))
+    return json.dumps({"rows": _rounded(to_records(contract, batch.to_pandas()))})
+
+
+def _rounded(value):
+    if isinstance(value, dict):
+        return {name: _rounded(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_rounded(inner) for inner in value]
+    return round(value, 4) if isinstance(value, float) else value

@@ -54,10 +54,11 @@ def test_an_empty_home_has_nothing_to_tell_and_nothing_to_stop(seatrial, tmp_pat
             "models:/nope@candidate",
             "There is no nope in the model registry; register it first, or correct the name in defs.yaml.",
         ),
+        ("models:/[nope]@candidate", "There is no [nope] in the model registry; register it first"),
         ("models:/flight_delay@nope", "There is no flight_delay@nope in the model registry; set the alias"),
         ("models:/flight_delay@candidate", "There is no flight_delay@candidate in the model registry; set"),
     ],
-    ids=["no such model", "no such alias", "nothing registered"],
+    ids=["no such model", "a name in brackets", "no such alias", "nothing registered"],
 )
 def test_a_model_that_is_not_there_is_a_sentence(seatrial, uri, sentence):
     assert refused(seatrial("release", uri)).startswith(f"seatrial: {sentence}")

@@ -408,4 +408,4 @@ def test_the_drift_review_of_a_thin_month_without_labels_says_so(tmp_path: Path)
         {"drift_dir": tmp_path, "model": "flight_delay", "month": "2013-07"},
         tmp_path / "report",
     )
-    assert "too few rows" in html and "Its labels have not arrived yet" in html
+    assert "too little" in html and "Its labels have not arrived yet" in html

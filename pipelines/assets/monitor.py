@@ -117,8 +117,9 @@ def _sides(
     outputs = predict(engine, to_tensors(engine.contract, reference, "reference"), BATCH_ROWS)
     current = read_rows(home.data(scoring.input.format(month=month)), "scoring input")
     scores = read_rows(chapter.of_month(home, "scores", month) / SCORES_FILE, "scores")
-    numbers = {name: values for name, values in outputs.items() if values.ndim == 1}
-    return reference.assign(**numbers), current.merge(scores, on=spec.data.key)
+    for name, values in outputs.items():
+        reference[name] = list(values)
+    return reference, current.drop(columns=list(outputs), errors="ignore").merge(scores, on=spec.data.key)
 
 
 def _performance(chapter: Chapter, scoring: ScoringSpec, labels: str) -> dg.AssetsDefinition:

@@ -11,7 +11,7 @@ import dagster as dg
 from bentos.manifest import MODEL_FILE, sha256
 from pipelines.assets.common import Chapter, report_metadata, verdict_check
 from pipelines.core.charts import ladder_chart
-from pipelines.core.contracts import CONTRACT_FILE, derive_contract, save_contract
+from pipelines.core.contracts import CONTRACT_FILE, derive_contract, judged_output, refuse_key, save_contract
 from pipelines.core.expectations import validate_rows
 from pipelines.core.home import Home
 from pipelines.core.how import perform
@@ -91,6 +91,8 @@ def _registered_model(chapter: Chapter) -> dg.AssetsDefinition:
         with replacing_folder(chapter.of_version(home, "registered_model", version)) as folder:
             model = registry.fetch(spec.registered_name, version, folder)
             contract = derive_contract(spec.name, model.inputs, model.outputs, model.metadata, spec.ranges)
+            refuse_key(contract, spec.data.key)
+            judged_output(contract, spec.gate.output)
             save_contract(contract, folder)
             file = str(model.file.relative_to(folder))
             fetched = {"model_id": model.model_id, "form": model.form, "file": file}

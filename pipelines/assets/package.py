@@ -19,7 +19,7 @@ from pipelines.core.home import Home
 from pipelines.core.ladder import Ladder
 from pipelines.core.latency import fell_behind, judge_load
 from pipelines.core.packing import Ask, judge_answers, make_manifest, source_digest
-from pipelines.core.rows import digest_of, read_rows, sample, to_tensors
+from pipelines.core.rows import digest_of, read_rows, sample, to_records, to_tensors
 from pipelines.core.verdict import Verdict
 from pipelines.gateways.bento_store import BentoStore
 from pipelines.gateways.client import Client
@@ -107,11 +107,6 @@ def _manifest(chapter: Chapter, home: Home, version: str, source: Path) -> Manif
     )
 
 
-def _records(manifest: Manifest, rows) -> list[dict]:
-    """The rows as a client would send them: the contract's inputs by name."""
-    return rows[[field.name for field in manifest.contract.inputs]].to_dict("records")
-
-
 def _load_test(chapter: Chapter) -> dg.AssetsDefinition:
     spec = chapter.spec
 
@@ -166,8 +161,8 @@ def _compare(chapter: Chapter, home: Home, manifest: Manifest, bento: Mapping, a
         Path(bento["model"]), manifest.contract, spec.serving.threads, PROVIDERS[spec.serving.device]
     )
     expected = engine.run(to_tensors(manifest.contract, rows, "holdout"))
-    tolerance = max(spec.gate.parity, spec.gate.max_batch_shift)
-    return judge_answers(ask, _records(manifest, rows), expected, tolerance, bento["tag"])
+    tolerance, records = max(spec.gate.parity, spec.gate.max_batch_shift), to_records(manifest.contract, rows)
+    return judge_answers(ask, records, expected, manifest.contract, tolerance, bento["tag"])
 
 
 def _load(
@@ -181,7 +176,7 @@ def _load(
     """Put the service under load and judge it. `folder` keeps the figures and all samples."""
     serving = chapter.spec.serving
     rows = sample(read_rows(home.data(chapter.spec.data.reference), "reference"), LOAD_ROWS)
-    bodies = [orjson.dumps({"rows": [row]}) for row in _records(manifest, rows)]
+    bodies = [orjson.dumps({"rows": [row]}) for row in to_records(manifest.contract, rows)]
     peak = serving.expected_peak_rps
     stages = [("peak", peak, serving.load_seconds), ("2x peak", 2 * peak, serving.load_seconds)]
     send(bodies, [("warm-up", peak, WARM_UP_SECONDS)], seed=1)

@@ -16,6 +16,7 @@ from pipelines.assets.rollout import rollout
 from pipelines.assets.score import score
 from pipelines.components.registry_sensor import registry_sensor
 from pipelines.components.scaffolder import ServedModelScaffolder
+from pipelines.core.metrics import metric_of
 from pipelines.core.spec import ModelSpec, ScoringSpec
 
 ONE_AT_A_TIME = {"seatrial/release": "one at a time"}
@@ -40,6 +41,7 @@ class ServedModel(ModelSpec, dg.Component, dg.Resolvable):
             return super().resolve_from_model(context, model)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        metric_of(self.gate.metric, self.gate.threshold)  # a function that isn't there is found out here
         chapter = Chapter(self)
         release = [*optimize(chapter), *package(chapter), *rollout(chapter)]
         released = dg.AssetSelection.assets(*_keys(release), chapter.key("release_report"))

@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from bentos.contract import Contract, Field
-from pipelines.core.errors import ContractBroken
+from pipelines.core.errors import ContractBroken, SettingsInvalid
 
 CONTRACT_FILE = "contract.json"
 
@@ -33,9 +35,13 @@ def derive_contract(
 
     `metadata["categories"]` maps an input to the strings it was trained on (category i is code i + 1), and
     `metadata["open"]` lists the inputs for which any other string is code 0. `ranges` are the inclusive
-    [minimum, maximum] of numeric inputs. Raises ContractBroken where these name no such input.
+    [minimum, maximum] of numeric inputs. Raises ContractBroken where these name no such input, and for a
+    tensor that rows of JSON can't be made of.
     """
     categories, opened = metadata.get("categories", {}), metadata.get("open", [])
+    inputs, outputs = tuple(inputs), tuple(outputs)
+    for tensor in (*inputs, *outputs):
+        _refuse_unfit(model, tensor)
     fields = tuple(_input(tensor, categories, opened, ranges) for tensor in inputs)
     known = {field.name for field in fields}
     for source, names in {"ranges": ranges, "categories": categories, "open": opened}.items():
@@ -44,6 +50,15 @@ def derive_contract(
                 model, f"{source} name {', '.join(stray)}", f"its inputs are {sorted(known)}"
             )
     return Contract(fields, tuple(Field(t.name, t.dtype, t.shape) for t in outputs))
+
+
+def _refuse_unfit(model: str, tensor: TensorLike) -> None:
+    if tensor.shape[:1] != (-1,):
+        mend = "log it again with a signature whose first dimension is -1, the batch"
+        raise ContractBroken(model, f"{tensor.name} has the shape {tensor.shape}", mend)
+    if np.dtype(tensor.dtype).kind not in "biuf":
+        mend = "let it take and answer numbers; the categories in its metadata say which string is which"
+        raise ContractBroken(model, f"{tensor.name} holds {tensor.dtype} values", mend)
 
 
 def _input(tensor: TensorLike, categories: Mapping, opened: Iterable[str], ranges: Mapping) -> Field:
@@ -58,6 +73,22 @@ def _input(tensor: TensorLike, categories: Mapping, opened: Iterable[str], range
         minimum=low,
         maximum=high,
     )
+
+
+def judged_output(contract: Contract, name: str | None) -> str:
+    """The output that the labels are about: the named one, or the first. Raises SettingsInvalid."""
+    names = [field.name for field in contract.outputs]
+    if name is None:
+        return names[0]
+    if name not in names:
+        raise SettingsInvalid("gate.output", name, f"the model's outputs are {', '.join(names)}")
+    return name
+
+
+def refuse_key(contract: Contract, key: str) -> None:
+    """Raises SettingsInvalid where scores could not hold the key beside the outputs."""
+    if key in {field.name for field in contract.outputs}:
+        raise SettingsInvalid("data.key", key, "an output of the model has that name: rename the column")
 
 
 def save_contract(contract: Contract, folder: Path) -> None:

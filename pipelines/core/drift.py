@@ -89,7 +89,8 @@ def measure_drift(
     """
     rules = _rules(contract, spec)
     sides = {"reference": reference, "current": current}
-    few = [
+    few = [] if rules else ["no column holds one value a row: there is nothing to compare"]
+    few += [
         f"{len(frame):,} {side} rows of at least {spec.min_rows:,}: too few to tell"
         for side, frame in sides.items()
         if len(frame) < spec.min_rows

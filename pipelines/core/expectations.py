@@ -105,9 +105,11 @@ def _types(fields: tuple[Field, ...], frame) -> Iterator:
 def _values(field: Field) -> Iterator:
     if field.categories is not None or not field.nullable:
         yield _filled(field.name)
+    if len(field.shape) > 1:
+        return
     if field.categories is not None:
         yield _known(field, field.categories)
-    elif len(field.shape) == 1:
+    else:
         yield _within(field)
         if np.dtype(field.dtype).kind in "iu":
             yield _whole(field)

@@ -6,6 +6,7 @@ where the upper bound is not; between the two, the rows cannot tell.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from statistics import NormalDist
 
 import numpy as np
@@ -70,6 +71,8 @@ def summary(findings: Sequence[Finding]) -> tuple[Outcome, str]:
 
 
 def loss_finding(loss: Loss, metric: str, against: str, rows: int, spec: GateSpec) -> Finding:
+    if not isfinite(loss.error):
+        return "inconclusive", f"the error of {metric}{against} is not known: it fails on resampled rows"
     bound, floor = loss.bound(spec.confidence), loss.floor(spec.confidence)
     limit = f"more than {spec.max_drop:g}"
     if bound <= spec.max_drop:

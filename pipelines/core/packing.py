@@ -3,11 +3,12 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from bentos.contract import Contract
+from bentos.contract import Contract, Field
 from bentos.manifest import Manifest, Plan
 from pipelines.core.rows import digest_of
 from pipelines.core.spec import ServingSpec
@@ -48,17 +49,18 @@ def judge_answers(
     ask: Ask,
     rows: Sequence[Mapping],
     expected: Mapping[str, np.ndarray],
+    contract: Contract,
     tolerance: float,
     subject: str,
 ) -> Verdict:
-    """Whether a service answers `rows` like the ONNX file did, in requests of several sizes."""
+    """Whether a service answers `rows` like the ONNX file did all at once, in requests of several sizes."""
     answers: list[dict] = []
     while len(answers) < len(rows):
         size = REQUEST_ROWS[len(answers) % len(REQUEST_ROWS)]
         answers += ask(rows[len(answers) : len(answers) + size])
     worst = {
-        name: float(np.abs(np.array([answer[name] for answer in answers]) - values).max())
-        for name, values in expected.items()
+        field.name: _furthest([answer[field.name] for answer in answers], expected[field.name], field)
+        for field in contract.outputs
     }
     failures = [
         f"{name} differs from the ONNX file by up to {difference:.2g}, more than {tolerance:g}"
@@ -66,4 +68,17 @@ def judge_answers(
         if not difference <= tolerance
     ]
     praise = f"{len(rows)} rows differ from the ONNX file by at most {max(worst.values()):.2g}"
-    return judge("answers_like_onnx", subject, failures, praise, rows=len(rows), **worst)
+    numbers = {name: by if np.isfinite(by) else None for name, by in worst.items()} | {"rows": len(rows)}
+    return replace(judge("answers_like_onnx", subject, failures, praise), numbers=numbers)
+
+
+def _furthest(answers: Sequence, expected: np.ndarray, field: Field) -> float:
+    """The largest difference, infinite where shapes differ. Along a dynamic dimension an answer is as long as
+    its request, `expected` as the longest row of all: what only one of them has is padding."""
+    furthest = []
+    for answer, values in zip(answers, expected, strict=True):
+        found = np.array(answer, np.float64)
+        sizes = zip(found.shape, field.shape[1:], strict=False)
+        values = values[tuple(slice(size if wanted == -1 else None) for size, wanted in sizes)]
+        furthest.append(np.abs(found - values).max(initial=0) if found.shape == values.shape else np.inf)
+    return float(np.max(furthest))

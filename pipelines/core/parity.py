@@ -11,7 +11,7 @@ from bentos.engine import Engine, ModelOutputInvalid
 from pipelines.core.evaluate import Runs, Tensors, row_count, take
 from pipelines.core.onnx_file import runtime_errors
 from pipelines.core.program import Program, ShapeRefused
-from pipelines.core.refusals import first_line
+from pipelines.core.refusals import first_line, refused
 from pipelines.core.verdict import Verdict
 
 LENGTHS = (1, 2, 7)
@@ -27,7 +27,13 @@ class _Failed(Exception):
 
 def source_model(form: str, source: Path, contract: Contract) -> Runs:
     """The registered model itself; `form` is "pt2" or "onnx". Raises ModelRefused."""
-    return Engine(source, contract) if form == "onnx" else Program(source, contract)
+    if form != "onnx":
+        return Program(source, contract)
+    try:
+        return Engine(source, contract)
+    except runtime_errors() as error:
+        mend = "log it again with its weights within the file"
+        raise refused(source, f"ONNX Runtime can't load it ({first_line(error)})", mend) from error
 
 
 def judge_parity(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import numpy as np
 from pipelines.core.charts import metric_name
 from pipelines.core.errors import ContractBroken
 from pipelines.core.metrics import Metric
+from pipelines.core.rows import to_array
 from pipelines.core.spec import MonitoringSpec
 from pipelines.core.verdict import Verdict, judge
 
@@ -76,26 +78,29 @@ def measure_performance(
     or what the metric refuses, are inconclusive. Raises ContractBroken for missing columns, keys that are not
     unique, and where AUC is wanted for labels other than 0 and 1.
     """
-    matched = _matched(scores, labels, key, label, output, metric)
-    truth, predictions = _array(matched[label]), _array(matched[output])
+    predictions, truth = _matched(scores, labels, key, label, output, metric)
     few = _too_few(truth, predictions, metric, spec.min_rows)
     figures = dict.fromkeys(FIGURES) if few else _figures(truth, predictions, metric)
-    share = len(matched) / max(len(scores), 1)
+    if not isfinite(figures["low"] or 0):
+        few = f"the error of {metric.name} is not known: it fails on resampled rows"
+        figures = dict.fromkeys(FIGURES)
+    share = len(truth) / max(len(scores), 1)
     return PerformanceReport(
         month=month,
         metric=metric.name,
         holdout_value=holdout_value,
         rows=len(scores),
-        matched_rows=len(matched),
+        matched_rows=len(truth),
         labelled_share=share,
-        verdict=_judge(few, figures, metric, holdout_value, spec, subject, len(matched)),
+        verdict=_judge(few, figures, metric, holdout_value, spec, subject, len(truth)),
         **figures,
     )
 
 
 def _matched(
     scores: "pd.DataFrame", labels: "pd.DataFrame", key: str, label: str, output: str, metric: Metric
-) -> "pd.DataFrame":
+) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions and labels of the rows that have both; their columns may be of one name."""
     for frame, what, column in ((scores, "scores", output), (labels, "labels", label)):
         missing = [name for name in (key, column) if name not in frame]
         if missing:
@@ -106,17 +111,12 @@ def _matched(
     if metric.name == "auc" and not known[label].isin([0, 1]).all():
         raise ContractBroken("The labels file", f"{label} holds values other than 0 and 1", "correct them")
     try:
-        return scores[[key, output]].merge(known, on=key)
+        matched = scores[[key, output]].merge(known, on=key)
     except ValueError as error:
         raise ContractBroken(
             "The labels file", f"{key} is of another type than in the scores", "convert it"
         ) from error
-
-
-def _array(column) -> np.ndarray:
-    """(n,) numbers, or (n, k) where each value is a vector."""
-    values = column.to_numpy()
-    return np.stack(list(values)).astype(np.float64) if values.dtype == object and len(values) else values
+    return to_array(matched.iloc[:, 1], "scores"), to_array(matched.iloc[:, 2], "labels")
 
 
 def _too_few(truth: np.ndarray, predictions: np.ndarray, metric: Metric, min_rows: int) -> str:
@@ -164,8 +164,9 @@ def _judge(
         return Verdict(GATE, "inconclusive", subject, (few,), numbers)
     value = figures["value"]
     drop = (holdout_value - value) * (1 if metric.higher_is_better else -1)
+    interval = f"[{figures['low']:.3f}, {figures['high']:.3f}]"
     sentence = (
-        f"{metric_name(metric.name)} {value:.3f} [{figures['low']:.3f}, {figures['high']:.3f}] on {matched_rows:,} rows "
+        f"{metric_name(metric.name)} {value:.3f} {interval} on {matched_rows:,} rows "
         f"is {abs(drop):.3f} {'worse' if drop > 0 else 'better'} than the holdout's {holdout_value:.3f}; "
         f"it may be {spec.max_drop:g} worse"
     )

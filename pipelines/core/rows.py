@@ -4,11 +4,11 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bentos.contract import Contract, ContractViolation, encode
+from bentos.contract import Contract, ContractViolation, Field, encode
 from pipelines.core.errors import ContractBroken, FileMissing
 
 if TYPE_CHECKING:
@@ -58,6 +58,43 @@ def to_tensors(contract: Contract, frame: "DataFrame", what: str) -> dict[str, n
         return encode(contract, {str(name): column.to_numpy() for name, column in frame.items()})
     except ContractViolation as error:
         raise ContractBroken(f"The {what} data", str(error), "correct the column or the contract") from error
+
+
+def to_array(column: Any, what: str) -> np.ndarray:
+    """A Series of labels or predictions: numbers as they are, (n,), lists as rows, (n, k).
+
+    `what` names their file. Raises ContractBroken for lists of several lengths.
+    """
+    values = column.to_numpy()
+    if values.dtype != object or not len(values):
+        return values
+    try:
+        return np.stack(list(values))
+    except ValueError as error:
+        raise ContractBroken(
+            f"The {what} data", f"{column.name} holds lists of several lengths", "make them alike"
+        ) from error
+
+
+def to_records(contract: Contract, frame: "DataFrame") -> list[dict[str, Any]]:
+    """The rows as a client sends them: the inputs by name, in the types of JSON that the service wants."""
+    columns = {f.name: [_plain(_json_type(f), value) for value in frame[f.name]] for f in contract.inputs}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _json_type(field: Field) -> type:
+    if field.categories is not None:
+        return str
+    return {"b": bool, "f": float}.get(np.dtype(field.dtype).kind, int)
+
+
+def _plain(kind: type, value):
+    """A value of the frame, or the lists that it consists of; what is missing is null."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and not np.isnan(value).any():
+        return value.astype(kind).tolist()
+    if isinstance(value, list | np.ndarray):
+        return [_plain(kind, inner) for inner in value]
+    return None if value is None or value != value else kind(value)
 
 
 def sample(frame: "DataFrame", rows: int) -> "DataFrame":

@@ -5,6 +5,7 @@ The encoding and the session are those of the service, so a row gets the same an
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -75,7 +76,7 @@ def score_file(
 
 def _opened(source: Path, contract: Contract, key: str) -> pq.ParquetFile:
     """The file, after its columns and types were compared with the contract."""
-    strings = [field.name for field in contract.inputs if field.categories is not None]
+    strings = [f.name for f in contract.inputs if f.categories is not None and len(f.shape) == 1]
     try:
         # With pre_buffer, which is Arrow's default, all that was read stays in memory to the end.
         file = pq.ParquetFile(source, read_dictionary=strings, pre_buffer=False)
@@ -150,21 +151,19 @@ def _values(name: str, column: pa.Array) -> np.ndarray:
 
 
 def _is_string(kind: pa.DataType) -> bool:
-    return pa.types.is_dictionary(kind) and (
-        pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type)
-    )
+    """As one value a row, strings were read as a dictionary; within lists they are as they are."""
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(value) or pa.types.is_large_string(value)
 
 
 def _wanted(field: Field) -> tuple[str, Callable[[pa.DataType], bool]]:
-    if field.categories is not None:
-        return "strings", _is_string
-    return ("numbers", _is_number) if len(field.shape) == 1 else ("lists of numbers", _is_list)
+    value, fits = ("numbers", _is_number) if field.categories is None else ("strings", _is_string)
+    return (value, fits) if len(field.shape) == 1 else (f"lists of {value}", partial(_is_list, fits=fits))
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    return (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)) and (
-        _is_number(kind.value_type) or _is_list(kind.value_type)
-    )
+def _is_list(kind: pa.DataType, fits: Callable[[pa.DataType], bool]) -> bool:
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return is_list and (fits(kind.value_type) or _is_list(kind.value_type, fits))
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -31,6 +31,12 @@ def _positive(value):
     return value
 
 
+def _refuse_drop(name: str, drop: float, metric: str) -> None:
+    """A drop is in the unit of its metric, so only some are fractions."""
+    if drop < 0 or (drop >= 1 and metric in BOUNDED_METRICS):
+        raise ValueError(f"{name} is a fraction such as 0.01, not {drop:g} (percent)")
+
+
 def _monthly(value: str | None) -> str | None:
     if value is not None and "{month}" not in value:
         raise ValueError(f"must contain {{month}}, e.g. data/scoring/{{month}}.parquet, not {value!r}")
@@ -173,9 +179,7 @@ class GateSpec(Settings):
     @model_validator(mode="after")
     def _drops_fit_the_metric(self) -> "GateSpec":
         for name in ("max_drop", "max_slice_drop"):
-            drop = getattr(self, name)
-            if drop < 0 or (drop >= 1 and self.metric in BOUNDED_METRICS):
-                raise ValueError(f"{name} is a fraction such as 0.01, not {drop:g} (percent)")
+            _refuse_drop(name, getattr(self, name), self.metric)
         return self
 
 
@@ -275,11 +279,13 @@ class MonitoringSpec(Settings):
     max_drifted_share: float = Field(
         default=0.3, description="The check fails above this share of drifted columns."
     )
-    max_drop: float = Field(default=0.05, description="The metric may fall this far below the holdout's.")
+    max_drop: float = Field(
+        default=0.05, description="How much worse the metric may be than the holdout's, in its own unit."
+    )
     min_rows: int = Field(default=500, description="Fewer rows than this are inconclusive.")
     max_rows: int = Field(default=20_000, description="More rows than this are sampled, seeded.")
 
-    _are_fractions = fractions("max_drifted_share", "max_drop")
+    _are_fractions = fractions("max_drifted_share")
     _are_positive = positives("min_rows", "max_rows")
 
 
@@ -319,6 +325,11 @@ class ModelSpec(Settings):
         for column, bounds in self.ranges.items():
             if len(bounds) != 2 or bounds[0] > bounds[1]:
                 raise ValueError(f"ranges.{column} must be [minimum, maximum], e.g. [0, 100], not {bounds}")
+        return self
+
+    @model_validator(mode="after")
+    def _monthly_drop_fits_the_metric(self) -> "ModelSpec":
+        _refuse_drop("monitoring.max_drop", self.monitoring.max_drop, self.gate.metric)
         return self
 
     @property

@@ -5,8 +5,8 @@ Each takes named input files or folders, settings that JSON can hold, and the fo
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,8 @@ from bentos.engine import PROVIDERS, Engine
 from bentos.manifest import MODEL_FILE, sha256
 from pipelines.core.compatibility import GATE as COMPATIBLE
 from pipelines.core.compatibility import judge_compatibility
-from pipelines.core.contracts import load_contract, save_contract
-from pipelines.core.evaluate import predict
+from pipelines.core.contracts import judged_output, load_contract, save_contract
+from pipelines.core.evaluate import Tensors, predict
 from pipelines.core.export import export_onnx
 from pipelines.core.fairness import judge_fairness
 from pipelines.core.findings import Holdout
@@ -30,10 +30,9 @@ from pipelines.core.gate import (
     judge_groups,
     judge_ladder,
 )
-from pipelines.core.ladder import Ladder
 from pipelines.core.metrics import metric_of
 from pipelines.core.parity import judge_parity, source_model
-from pipelines.core.rows import read_rows, stream_tensors, to_tensors
+from pipelines.core.rows import read_rows, stream_tensors, to_array, to_tensors
 from pipelines.core.slices import slice_masks
 from pipelines.core.spec import GateSpec
 from pipelines.core.speed import Clock, load_speeds, save_speeds
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
 LADDER_FILE = "ladder.json"
 SLICES_FILE, FAIRNESS_FILE = "production_slices.json", "fairness.json"
 CALIBRATION_BATCH_ROWS = 256
+NO_RUNG = "no rung passed, so there is nothing to judge"
 
 Inputs = Mapping[str, Path]
 Settings = Mapping[str, Any]
@@ -87,10 +87,9 @@ def time_ladder(inputs: Inputs, settings: Settings, target: Path, clock: Clock) 
 
     No step of its own, for nobody can repeat a measurement; what is judged by it can be repeated.
     """
-    contract, spec = load_contract(inputs["contract"]), GateSpec(**settings["gate"])
-    rows = to_tensors(contract, read_rows(inputs["holdout"], "holdout"), "holdout")
-    rungs = {rung: inputs[rung] for rung in spec.rungs}
-    save_speeds(time_rungs(rungs, rows, _loading(contract, settings), spec.batch_sizes, clock), target)
+    given = _Given.of(inputs, settings)
+    sizes = given.spec.batch_sizes
+    save_speeds(time_rungs(given.rungs(inputs), given.tensors, given.load, sizes, clock), target)
 
 
 def judge(inputs: Inputs, settings: Settings, folder: Path) -> dict[str, object]:
@@ -99,81 +98,87 @@ def judge(inputs: Inputs, settings: Settings, folder: Path) -> dict[str, object]
 
     Settings: gate, label, device, threads, production_version (None where none serves).
     """
-    contract, spec = load_contract(inputs["contract"]), GateSpec(**settings["gate"])
-    frame = read_rows(inputs["holdout"], "holdout")
-    rows, holdout = to_tensors(contract, frame, "holdout"), _holdout(frame, contract, settings["label"], spec)
-    rungs = {rung: inputs[rung] for rung in spec.rungs}
-    load = _loading(contract, settings)
-    speeds = load_speeds(inputs["speeds"])
-    ladder = judge_rungs(rungs, contract, rows, holdout, load, spec, speeds)
+    given, speeds = _Given.of(inputs, settings), load_speeds(inputs["speeds"])
+    rungs, holdout = given.rungs(inputs), given.holdout()
+    ladder = judge_rungs(rungs, given.contract, given.tensors, holdout, given.load, given.spec, speeds)
     ladder.save(folder / LADDER_FILE)
-    save_contract(contract, folder)
+    save_contract(given.contract, folder)
     judge_ladder(ladder).save(folder)
-    if ladder.chosen:
-        shutil.copyfile(rungs[ladder.chosen] / MODEL_FILE, folder / MODEL_FILE)
-        scores = load_outputs(rungs[ladder.chosen])[holdout.output]
-        _judge_version(inputs, settings, folder, frame, scores, holdout, spec, ladder)
-    else:
+    if ladder.chosen is None:
         for gate in (COMPATIBLE, AGAINST_PRODUCTION, FAIRNESS):
-            Verdict(gate, "inconclusive", "no rung", ("no rung passed, so there is nothing to judge",)).save(
-                folder
-            )
-    return {"chosen": ladder.chosen or "none", "sha256": ladder.winner.sha256 if ladder.chosen else ""}
+            Verdict(gate, "inconclusive", "no rung", (NO_RUNG,)).save(folder)
+        return {"chosen": "none", "sha256": ""}
+    shutil.copyfile(rungs[ladder.chosen] / MODEL_FILE, folder / MODEL_FILE)
+    scores, subject = load_outputs(rungs[ladder.chosen])[holdout.output], ladder.winner.sha256
+    _judge_against_production(given, inputs, scores, subject, folder)
+    _judge_groups(given, scores, subject, folder)
+    return {"chosen": ladder.chosen, "sha256": subject}
 
 
-def _judge_version(
-    inputs: Inputs,
-    settings: Settings,
-    folder: Path,
-    frame: "DataFrame",
-    scores: np.ndarray,
-    holdout: Holdout,
-    spec: GateSpec,
-    ladder: Ladder,
+@dataclass(frozen=True)
+class _Given:
+    """What every judgement is given: the holdout as a frame and as tensors, and the settings."""
+
+    contract: Contract
+    spec: GateSpec
+    frame: "DataFrame"
+    tensors: Tensors
+    settings: Settings
+
+    @classmethod
+    def of(cls, inputs: Inputs, settings: Settings) -> "_Given":
+        contract, frame = load_contract(inputs["contract"]), read_rows(inputs["holdout"], "holdout")
+        tensors = to_tensors(contract, frame, "holdout")
+        return cls(contract, GateSpec(**settings["gate"]), frame, tensors, settings)
+
+    def rungs(self, inputs: Inputs) -> dict[str, Path]:
+        return {rung: inputs[rung] for rung in self.spec.rungs}
+
+    def holdout(self) -> Holdout:
+        labels = to_array(self.frame[self.settings["label"]], "holdout")
+        metric = metric_of(self.spec.metric, self.spec.threshold)
+        masks = slice_masks(self.frame, self.spec.slices)
+        return Holdout(labels, masks, judged_output(self.contract, self.spec.output), metric)
+
+    def load(self, model: Path) -> Engine:
+        """A session as it will serve."""
+        return _loading(self.contract, self.settings)(model)
+
+
+def _judge_against_production(
+    given: _Given, inputs: Inputs, scores: np.ndarray, subject: str, folder: Path
 ) -> None:
-    """The winner against what serves now, on the same rows; and its treatment of groups."""
-    version, subject = settings["production_version"], ladder.winner.sha256
-    theirs = load_contract(inputs["production"]) if version else None
-    judge_compatibility(load_contract(folder), theirs, spec.allow_breaking_contract, subject, version).save(
-        folder
-    )
-    before = _answers(inputs["production"], theirs, frame, settings, spec) if theirs else None
-    verdict, slices = judge_against_production(before, scores, holdout, spec, subject, version)
+    """The winner and its contract against what serves now, on the same rows."""
+    version, spec, before, theirs = given.settings["production_version"], given.spec, None, None
+    if version:
+        theirs = load_contract(inputs["production"])
+        engine = _loading(theirs, given.settings)(inputs["production"] / MODEL_FILE)
+        answers = predict(engine, to_tensors(theirs, given.frame, "holdout"), BATCH_ROWS)
+        before = answers.get(spec.output or "", answers[theirs.outputs[0].name])
+    permitted = spec.allow_breaking_contract
+    judge_compatibility(given.contract, theirs, permitted, subject, version).save(folder)
+    verdict, slices = judge_against_production(before, scores, given.holdout(), spec, subject, version)
     verdict.save(folder)
-    gaps = (
-        judge_fairness(
-            frame, holdout.labels, scores, spec.fairness, spec.threshold, spec.confidence, spec.min_slice_rows
-        )
-        if spec.fairness
-        else ()
-    )
+    _save_all(slices, folder / SLICES_FILE)
+
+
+def _judge_groups(given: _Given, scores: np.ndarray, subject: str, folder: Path) -> None:
+    """How the winner treats groups of people, where limits are set."""
+    spec, gaps = given.spec, ()
+    if spec.fairness:
+        labels, limits = given.holdout().labels, (spec.threshold, spec.confidence, spec.min_slice_rows)
+        gaps = judge_fairness(given.frame, labels, scores, spec.fairness, *limits)
     judge_groups(gaps, subject).save(folder)
-    for file, found in ((SLICES_FILE, slices), (FAIRNESS_FILE, gaps)):
-        (folder / file).write_text(json.dumps([asdict(entry) for entry in found], indent=2) + "\n")
+    _save_all(gaps, folder / FAIRNESS_FILE)
 
 
-def _answers(
-    production: Path, contract: Contract, frame: "DataFrame", settings: Settings, spec: GateSpec
-) -> np.ndarray:
-    """What the release in production says of the holdout."""
-    engine = _loading(contract, settings)(production / MODEL_FILE)
-    answers = predict(engine, to_tensors(contract, frame, "holdout"), BATCH_ROWS)
-    return answers.get(spec.output or "", answers[contract.outputs[0].name])
-
-
-def _holdout(frame: "DataFrame", contract: Contract, label: str, spec: GateSpec) -> Holdout:
-    labels = frame[label].to_numpy()
-    if labels.dtype == object:  # vectors, as Parquet keeps them
-        labels = np.stack(list(labels))
-    output = spec.output or contract.outputs[0].name
-    metric = metric_of(spec.metric, spec.threshold)
-    return Holdout(labels, slice_masks(frame, spec.slices), output, metric)
+def _save_all(entries: Iterable, path: Path) -> None:
+    path.write_text(json.dumps([asdict(entry) for entry in entries], indent=2) + "\n")
 
 
 def _loading(contract: Contract, settings: Settings) -> Callable[[Path], Engine]:
     """Opens sessions as the service will."""
-    providers = PROVIDERS[settings["device"]]
-    return lambda model: Engine(model, contract, settings["threads"], providers)
+    return lambda model: Engine(model, contract, settings["threads"], PROVIDERS[settings["device"]])
 
 
 STEPS: Mapping[str, Callable[[Inputs, Settings, Path], Mapping[str, object]]] = {

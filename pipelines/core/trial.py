@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 
 from bentos.contract import Contract
 from bentos.engine import Engine
 from bentos.manifest import MODEL_FILE, sha256
+from pipelines.core.contracts import judged_output
 from pipelines.core.evaluate import Tensors, predict, shift
 from pipelines.core.findings import Holdout
 from pipelines.core.gate import Trial, judge_rung
@@ -64,8 +65,7 @@ def try_rung(
     recipe = Recipe(source, target, calibration, _objection(source, calibration, load, spec))
     try:
         notes = load_rung(rung).build(recipe)
-        scores: dict[str, Any] = dict(predict(load(target), holdout, BATCH_ROWS))
-        np.savez(folder / SCORES_FILE, **scores)
+        _save_outputs(predict(load(target), holdout, BATCH_ROWS), folder)
         built = Built(rung, True, "", sha256(target), target.stat().st_size, notes)
     except Exception as error:
         if rung == "fp32":
@@ -84,7 +84,7 @@ def _objection(
 
     def answers(path: Path) -> np.ndarray:
         engine = load(path)
-        name = spec.output or engine.contract.outputs[0].name
+        name = judged_output(engine.contract, spec.output)
         return np.concatenate([engine.run(dict(batch))[name] for batch in calibration()])
 
     before = cache(lambda: answers(source))
@@ -136,6 +136,14 @@ def judge_rungs(
         )  # fmt: skip
         reports.append(judge_rung(trial, outputs["fp32"], holdout, spec))
     return choose(reports, spec, len(holdout.labels))
+
+
+def _save_outputs(outputs: Tensors, folder: Path) -> None:
+    """As `np.savez` does, which takes no output called `file`, for it has a parameter of that name."""
+    with ZipFile(folder / SCORES_FILE, "w") as archive:
+        for name, values in outputs.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, values, allow_pickle=False)
 
 
 def load_outputs(folder: Path) -> dict[str, np.ndarray]:

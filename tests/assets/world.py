@@ -4,6 +4,7 @@ The jobs, the exported files, Great Expectations, Evidently and ONNX Runtime are
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -141,6 +142,7 @@ class World:
     root: Path
     settings: dict = field(default_factory=lambda: json.loads(json.dumps(SETTINGS)))
     traffic: FakeTraffic = field(default_factory=FakeTraffic)
+    rows: Callable[[int], pd.DataFrame] = rows
 
     def __post_init__(self) -> None:
         self.home = Home(self.root / "home")
@@ -150,7 +152,7 @@ class World:
         self.client = FakeClient(self.bentos)
         self.instance = dg.DagsterInstance.ephemeral()
         for seed, name in enumerate(("reference", "calibration", "holdout")):
-            self.write(f"data/{name}.parquet", rows(seed))
+            self.write(f"data/{name}.parquet", self.rows(seed))
 
     @cached_property
     def definitions(self) -> dg.Definitions:

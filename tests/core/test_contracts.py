@@ -3,8 +3,8 @@
 import pytest
 
 from bentos.contract import Contract, Field
-from pipelines.core.contracts import derive_contract
-from pipelines.core.errors import ContractBroken
+from pipelines.core.contracts import derive_contract, judged_output, refuse_key
+from pipelines.core.errors import ContractBroken, SettingsInvalid
 from pipelines.gateways.registry import Tensor
 
 INPUTS = (
@@ -43,3 +43,31 @@ def test_a_signature_alone_is_enough():
 def test_settings_of_no_input_are_refused(metadata, ranges, says):
     with pytest.raises(ContractBroken, match=says):
         derive_contract("m", INPUTS, OUTPUTS, metadata, ranges)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "says"),
+    [
+        (
+            Tensor("x", "float32", (8, 4)),
+            r"x has the shape \(8, 4\); log it again with a signature whose first",
+        ),
+        (Tensor("x", "float32", ()), r"x has the shape \(\); log it again"),
+        (Tensor("x", "str", (-1,)), "x holds str values; let it take and answer numbers"),
+    ],
+    ids=["a fixed batch", "no batch", "strings"],
+)
+def test_tensors_that_json_rows_do_not_make_are_refused(tensor, says):
+    for inputs, outputs in (((tensor,), OUTPUTS), (INPUTS, (tensor,))):
+        with pytest.raises(ContractBroken, match=says):
+            derive_contract("m", inputs, outputs, {}, {})
+
+
+def test_what_is_judged_is_the_first_output_or_the_named_one():
+    contract = Contract((), (Field("p", "float32"), Field("v", "float32", (-1, 2))))
+    assert (judged_output(contract, None), judged_output(contract, "v")) == ("p", "v")
+    with pytest.raises(SettingsInvalid, match=r"gate\.output is 'q'; the model's outputs are p, v"):
+        judged_output(contract, "q")
+    refuse_key(contract, "id")
+    with pytest.raises(SettingsInvalid, match=r"data\.key is 'v'; an output of the model has that name"):
+        refuse_key(contract, "v")

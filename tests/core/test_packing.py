@@ -1,10 +1,12 @@
 """A release id for each combination of parts, and the comparison of a service with its model."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from bentos.contract import Contract, Field
 from pipelines.core.packing import REQUEST_ROWS, judge_answers, make_manifest, source_digest
 from pipelines.core.spec import ServingSpec
 from tests.bentos.tiny import CONTRACT
@@ -65,7 +67,8 @@ def answers(error: float = 0.0, at: int = 150):
         return [{"y": 2 * row["x"] + (error if row["x"] == at else 0)} for row in some]
 
     rows = [{"x": float(x)} for x in range(200)]
-    return judge_answers(ask, rows, {"y": 2 * np.arange(200)}, 0.01, "tiny:v3"), sizes
+    contract = Contract((), (Field("y", "int64"),))
+    return judge_answers(ask, rows, {"y": 2 * np.arange(200)}, contract, 0.01, "tiny:v3"), sizes
 
 
 def test_a_service_that_answers_alike_passes_in_requests_of_several_sizes():
@@ -78,3 +81,41 @@ def test_a_service_that_answers_alike_passes_in_requests_of_several_sizes():
 def test_one_row_that_differs_fails(error):
     verdict, _ = answers(error)
     assert verdict.outcome == "fail" and "y differs from the ONNX file by up to" in verdict.why
+
+
+def compared(answer, expected: np.ndarray, dtype: str, shape: tuple[int, ...]):
+    """One output, named like a parameter within, of a service that answers each of four rows alike."""
+    contract = Contract((), (Field("rows", dtype, shape), Field("subject", dtype, shape)))
+    answers = {"rows": answer, "subject": answer}
+    outputs = {name: np.array([expected] * 4, dtype) for name in answers}
+    return judge_answers(lambda some: [answers] * len(some), [{}] * 4, outputs, contract, 0.01, "tiny:v3")
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "dtype", "shape"),
+    [
+        pytest.param(True, True, "bool", (-1,), id="booleans"),
+        pytest.param(7, 7, "uint8", (-1,), id="whole numbers"),
+        pytest.param([0.1, 0.2], [0.1, 0.2], "float32", (-1, 2), id="vectors"),
+        pytest.param([[1, 2]], [[1, 2], [0, 0], [0, 0]], "float32", (-1, -1, 2), id="less padding"),
+    ],
+)
+def test_answers_of_any_type_and_shape_are_compared(answer, expected, dtype, shape):
+    assert compared(answer, expected, dtype, shape).passed
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "dtype", "shape"),
+    [
+        pytest.param(True, False, "bool", (-1,), id="booleans"),
+        pytest.param(7, 8, "uint8", (-1,), id="whole numbers"),
+        pytest.param([0.1, 0.2], [0.1, 0.3], "float32", (-1, 2), id="vectors"),
+        pytest.param([0.1], [0.1, 0.2], "float32", (-1, 2), id="a vector that is too short"),
+        pytest.param([1, 2, 3], [1, 2], "float32", (-1, -1), id="a list that is too long"),
+        pytest.param(0.1, [0.1], "float32", (-1, -1), id="no list"),
+    ],
+)
+def test_answers_of_another_value_or_shape_fail(answer, expected, dtype, shape):
+    verdict = compared(answer, expected, dtype, shape)
+    assert verdict.outcome == "fail" and "subject differs from the ONNX file by up to" in verdict.why
+    assert json.loads(json.dumps(verdict.numbers, allow_nan=False))["subject"] != 0

@@ -22,14 +22,16 @@ def month(rows: int = 2000, signal: float = 1.0) -> tuple[pd.DataFrame, pd.DataF
     return scores, pd.DataFrame({"id": np.arange(rows), "late": truth}).sample(frac=1, random_state=1)
 
 
-def measured(scores: pd.DataFrame, labels: pd.DataFrame, holdout_value: float = 0.76) -> PerformanceReport:
+def measured(
+    scores: pd.DataFrame, labels: pd.DataFrame, holdout_value: float = 0.76, label="late", metric="auc"
+) -> PerformanceReport:
     return measure_performance(
         scores,
         labels,
         key="id",
-        label="late",
+        label=label,
         output="probability",
-        metric=metric_of("auc", 0.5),
+        metric=metric_of(metric, 0.5),
         holdout_value=holdout_value,
         spec=SPEC,
         subject="flight_delay:1",
@@ -141,3 +143,17 @@ def test_any_metric_of_the_gate_is_held_against_its_holdout():
     )
     assert report.value == pytest.approx(1, abs=0.1) and report.log_loss is None
     assert not report.verdict.passed and "worse than the holdout's 0.800" in report.verdict.why
+
+
+def test_labels_may_be_named_like_the_scores():
+    scores, labels = month()
+    assert measured(scores, labels.rename(columns={"late": "probability"}), label="probability") == measured(
+        scores, labels
+    )
+
+
+def test_a_metric_whose_error_is_not_known_is_inconclusive(tmp_path: Path):
+    report = measured(*month(), metric="tests.assets.own:picky")
+    assert report.verdict.outcome == "inconclusive" and report.value is None
+    assert "the error of tests.assets.own:picky is not known" in report.verdict.why
+    report.save(tmp_path / "performance.json")

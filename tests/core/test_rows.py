@@ -1,12 +1,16 @@
 """Rows are read whole and named in errors; samples are the same each time."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import TypeAdapter
 
 from bentos.contract import Contract, Field
+from bentos.schema import row_type
 from pipelines.core.errors import ContractBroken, FileMissing
-from pipelines.core.rows import digest_of, read_rows, sample, stream_tensors, to_tensors
+from pipelines.core.rows import digest_of, read_rows, sample, stream_tensors, to_array, to_records, to_tensors
 from tests.bentos.tiny import CONTRACT, ROW
 
 FRAME = pd.DataFrame([{**ROW, "wind": 1.0}] * 3)
@@ -82,3 +86,46 @@ def test_a_sample_is_the_same_each_time_and_in_order():
 
 def test_a_digest_depends_on_every_part_and_their_borders():
     assert len({digest_of("a", "b"), digest_of("ab"), digest_of("b", "a"), digest_of("a", "b", "")}) == 4
+
+
+def test_records_are_what_json_can_hold_and_the_service_takes():
+    fields = {
+        "name": Field("name", "int64", categories=("a", "b")),
+        "hour": Field("hour", "int32"),
+        "loud": Field("loud", "bool"),
+        "wind": Field("wind", "float32", nullable=True),
+        "words": Field("words", "int64", (-1, -1), categories=("new", "old")),
+        "grid": Field("grid", "float32", (-1, -1, 2), nullable=True),
+    }
+    contract = Contract(tuple(fields.values()), ())
+    frame = pd.DataFrame(
+        {
+            "name": ["a", "b"],
+            "hour": [7.0, 8.0],
+            "loud": [0, 1],
+            "wind": [0.5, np.nan],
+            "words": [np.array(["new"], object), ["old", "new"]],
+            "grid": [np.array([np.float32([1, 2])], object), [[np.nan, 4.0], [5, 6]]],
+            "other": [1, 2],
+        }
+    )
+    records = to_records(contract, frame)
+    assert records == [
+        {"name": "a", "hour": 7, "loud": False, "wind": 0.5, "words": ["new"], "grid": [[1.0, 2.0]]},
+        {
+            "name": "b",
+            "hour": 8,
+            "loud": True,
+            "wind": None,
+            "words": ["old", "new"],
+            "grid": [[None, 4.0], [5.0, 6.0]],
+        },
+    ]
+    assert TypeAdapter(list[row_type(contract)]).validate_json(json.dumps(records)) == records
+
+
+def test_columns_of_numbers_or_vectors_become_arrays():
+    assert to_array(pd.Series([1, 2]), "labels").tolist() == [1, 2]
+    assert to_array(pd.Series([[1.0, 2.0], [3.0, 4.0]]), "labels").shape == (2, 2)
+    with pytest.raises(ContractBroken, match=r"The labels data .* y holds lists of several lengths"):
+        to_array(pd.Series([[1.0], [3.0, 4.0]], name="y"), "labels")

@@ -18,6 +18,8 @@ def test_defaults_are_enough():
     ("change", "says"),
     [
         ({"gate": {"max_drop": 1.0}}, "is a fraction such as 0.01, not 1 (percent)"),
+        ({"monitoring": {"max_drop": 5}}, "monitoring.max_drop is a fraction such as 0.01, not 5 (percent)"),
+        ({"gate": {"metric": "rmse"}, "monitoring": {"max_drop": -1}}, "is a fraction such as 0.01, not -1"),
         ({"gate": {"rungs": ["int8_static"]}}, "must contain fp32"),
         ({"gate": {"rungs": ["fp32", "int4"]}}, "knows fp32, fp16, int8_dynamic"),
         ({"gate": {"batch_sizes": [0]}}, "must be greater than 0, not 0"),
@@ -36,6 +38,11 @@ def test_a_wrong_setting_says_what_to_write(change, says):
     with pytest.raises(ValidationError) as refused:
         ModelSpec(**{**GOOD, **change})
     assert says in str(refused.value)
+
+
+def test_a_drop_is_in_the_unit_of_its_metric():
+    spec = ModelSpec(**GOOD, gate={"metric": "rmse", "max_drop": 2}, monitoring={"max_drop": 5})  # type: ignore
+    assert (spec.gate.max_drop, spec.monitoring.max_drop) == (2, 5)
 
 
 def test_the_digest_changes_with_any_setting():

@@ -1,16 +1,20 @@
 """A client without a network: asks the ONNX file that the fake store packed for the release."""
 
+import json
 from collections.abc import Mapping, Sequence
+
+from pydantic import TypeAdapter
 
 from bentos.engine import Engine
 from bentos.manifest import Manifest, verified_model
-from bentos.schema import columns, predictions
+from bentos.schema import columns, prediction_type, predictions, row_type
 from pipelines.gateways.client import Client
 from tests.fakes.bento_store import FakeBentoStore
 
 
 class FakeClient(Client):
-    """Knows the URLs of `FakeDeployments`, fake://TAG. Every answer is off by `error`."""
+    """Knows the URLs of `FakeDeployments`, fake://TAG. Rows and answers pass through JSON and the service's
+    types. Every answer is off by `error`."""
 
     def __init__(self, bentos: FakeBentoStore, error: float = 0.0) -> None:
         self.bentos, self.error = bentos, error
@@ -18,6 +22,10 @@ class FakeClient(Client):
     def predict(self, url: str, rows: Sequence[Mapping]) -> list[dict]:
         folder = self.bentos.folder.joinpath(*url.removeprefix("fake://").split(":"))
         manifest = Manifest.load(folder)
-        engine = Engine(verified_model(folder, manifest), manifest.contract)
-        outputs = engine.predict(columns(manifest.contract, [dict(row) for row in rows]))
-        return predictions({name: values + self.error for name, values in outputs.items()})
+        contract = manifest.contract
+        given = TypeAdapter(list[row_type(contract)]).validate_json(json.dumps(rows))
+        outputs = Engine(verified_model(folder, manifest), contract).predict(columns(contract, given))
+        answers = predictions(
+            {name: values + self.error if self.error else values for name, values in outputs.items()}
+        )
+        return TypeAdapter(list[prediction_type(contract)]).validate_json(json.dumps(answers))

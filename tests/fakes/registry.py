@@ -57,7 +57,9 @@ class FakeRegistry(Registry):
             raise model
         place = into / "artifacts"  # somewhere below, as MLflow does
         place.mkdir(parents=True, exist_ok=True)
-        return replace(model, file=Path(shutil.copy(model.file, place)))
+        for path in model.file.parent.glob(f"{model.file.name}*"):  # external data lies beside its model
+            shutil.copy(path, place)
+        return replace(model, file=place / model.file.name)
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
         self._check_exists(name, version)

@@ -11,11 +11,12 @@ from pipelines.gateways.traffic import LoadResult, Progress, Traffic
 
 class FakeTraffic(Traffic):
     """Answers after `latency_ms`, of which `lag_ms` were the generator's; the first `failing` requests of
-    each stage get a 503. `runs` lists the (url, stages) that were asked for."""
+    each stage get a 503. `runs` lists the (url, stages) that were asked for, `bodies` are the last run's."""
 
     def __init__(self, latency_ms: float = 2.0, lag_ms: float = 0.0, failing: int = 0) -> None:
         self.latency_ms, self.lag_ms, self.failing = latency_ms, lag_ms, failing
         self.runs: list[tuple[str, list[tuple[str, float, float]]]] = []
+        self.bodies: Sequence[bytes] = []
 
     def run(
         self,
@@ -26,6 +27,7 @@ class FakeTraffic(Traffic):
         on_progress: Progress | None = None,
     ) -> LoadResult:
         self.runs.append((url, list(stages)))
+        self.bodies = bodies
         tables, summaries = [], []
         for name, rate_rps, seconds in stages:
             samples = self._samples(arrivals(rate_rps, seconds, seed))
