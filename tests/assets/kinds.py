@@ -13,6 +13,7 @@ from pipelines.core.rungs import NAMES as RUNGS
 from pipelines.gateways.registry import Tensor
 from tests.assets import world
 from tests.assets.world import SETTINGS, World, save_net
+from tests.core.nets import save
 
 ROWS, TOKENS = torch.export.Dim("rows"), torch.export.Dim("tokens")
 WORDS = 20
@@ -23,8 +24,7 @@ TAGS = ["new", "o'clock", "[used]"]
 class Kind:
     """A model: `save` writes it to a path, `rows` makes labelled data from a seed.
 
-    label     the column of the truth;  output   the one that is judged;  others   what else it answers
-    settings  of the sections of defs.yaml, over those of `world.SETTINGS`
+    `settings` are what it sets otherwise than `world.SETTINGS`, by section of defs.yaml.
     """
 
     save: Callable[[Path], Path]
@@ -157,13 +157,16 @@ SEQUENCES = Kind(
 # Vectors from pictures: no column holds one number.
 
 
-def turned(path: Path) -> Path:
-    torch.manual_seed(0)
-    linear = nn.Linear(6, 5)
-    with torch.no_grad():
-        linear.weight[:], linear.bias[:] = torch.eye(5, 6), 0.0
-    net = nn.Sequential(nn.Flatten(), linear)
-    return archive(path, net, (torch.ones(2, 2, 3),), ({0: ROWS},))
+def five_of_six(path: Path) -> Path:
+    chosen = ", ".join(f"{number:g}" for number in np.eye(6, 5).ravel())
+    return save(
+        f"""
+        <ir_version: 10, opset_import: ["": 20]>
+        net (float[N, 2, 3] pixels) => (float[N, 5] vector) <float[6, 5] chosen = {{{chosen}}}>
+        {{ flat = Flatten(pixels)  vector = MatMul(flat, chosen) }}
+        """,
+        path,
+    )
 
 
 def pictures(seed: int, count: int = 600) -> pd.DataFrame:
@@ -174,11 +177,12 @@ def pictures(seed: int, count: int = 600) -> pd.DataFrame:
 
 
 EMBEDDING = Kind(
-    turned,
+    five_of_six,
     pictures,
     (Tensor("pixels", "float32", (-1, 2, 3)),),
     (Tensor("vector", "float32", (-1, 5)),),
     {"gate": {"metric": "cosine"}},
+    "onnx",
 )
 
 

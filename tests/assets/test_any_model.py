@@ -285,8 +285,9 @@ def test_a_model_or_a_setting_that_does_not_fit_is_named(tmp_path, kind, gate, s
             id="vectors of several lengths",
         ),
         pytest.param(
-            KINDS["classes by accuracy"], lambda labels: labels.map(["agave", "birch", "cedar"].__getitem__),
-            "the labels are <U5 values, not numbers",
+            replace(EXTERNAL, settings={"gate": {"metric": "accuracy"}}),
+            lambda labels: labels.map(["no", "yes"].__getitem__),
+            "the labels are <U3 values, not numbers",
             id="names",
         ),
     ],
