@@ -114,6 +114,7 @@ def _session(installation: Installation, console: Console) -> Iterator[Session]:
 def _print_release(folder: Path, console: Console) -> None:
     print_ladder(folder, console)
     console.print(load_table(folder))
+    console.print(f"Accuracy report  {folder / 'accuracy_report' / 'accuracy_review.html'}")
     console.print(f"Release report   {folder / 'release_report' / 'release_review.html'}")
 
 

@@ -66,9 +66,7 @@ def print_ladder(release: Path, console: Console) -> None:
     """The rungs that were tried, which one is served and why the others lost. `release` is the version's."""
     ladder = Ladder.load(release / "release_model" / "ladder.json")
     title = f"Rungs, judged on {ladder.rows:,} held-out rows; µs for a batch, and times as fast as fp32"
-    table = _table(
-        title, "rung", ladder.metric, "95 % interval", "KiB", *(f"{n} rows" for n in ladder.batch_sizes)
-    )
+    table = _table(title, "rung", ladder.metric, "95 %", "KiB", *(f"{n} rows" for n in ladder.batch_sizes))
     for rung in ladder.rungs:
         table.add_row(f"[bold]{rung.rung}[/]" if rung.chosen else rung.rung, *_figures(rung, ladder))
     console.print(table)
@@ -86,7 +84,7 @@ def _figures(rung: RungReport, ladder: Ladder) -> list[str]:
     )
     return [
         f"{rung.value:.4f}",
-        f"{rung.low:.4f}–{rung.high:.4f}",
+        f"±{(rung.high - rung.low) / 2:.4f}" if rung.low is not None and rung.high is not None else "–",
         f"{(rung.size_bytes or 0) / 1024:.0f}",
         *speeds,
     ]
@@ -94,7 +92,7 @@ def _figures(rung: RungReport, ladder: Ladder) -> list[str]:
 
 def _table(title: str, first: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column(first)
+    table.add_column(first, no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right")
     return table

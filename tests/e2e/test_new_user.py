@@ -135,7 +135,7 @@ def test_the_readme_ends_in_a_served_scored_and_watched_release(user):
     demo = user.printed["make demo"]
     for rung in ("fp32", "int8_dynamic", "int8_static"):
         assert re.search(rf"{rung} (is served|lost): ", demo)
-    for report in re.findall(r"(?:Release|Drift) report +(\S+)", demo):
+    for report in re.findall(r"(?:Accuracy|Release|Drift) report +(\S+)", demo):
         assert "<html" in Path(report).read_text()[:500].lower()
     (printed_curl,) = re.findall(r"curl -s .*", demo)
     assert set(json.loads(user.run(printed_curl))[0]) == {"probability"}
