@@ -167,7 +167,7 @@ def _rung(chapter: Chapter, rung: str) -> dg.AssetsDefinition:
         partitions_def=chapter.versions,
         group_name=spec.name,
         kinds={"onnx"},
-        code_version=digest_of(spec.gate.digest(), *map(str, _serving(chapter).values())),
+        code_version=digest_of(json.dumps(_judging(chapter))),
         description=load_rung(rung).says,
     )
     def rung_asset(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
@@ -177,9 +177,8 @@ def _rung(chapter: Chapter, rung: str) -> dg.AssetsDefinition:
             "model": chapter.of_version(home, "onnx_model", version) / MODEL_FILE,
             "calibration": home.data(spec.data.calibration),
         }
-        settings = {"rung": rung, "gate": spec.gate.model_dump(mode="json"), **_serving(chapter)}
         with replacing_folder(chapter.of_version(home, rung, version)) as folder:
-            made = perform("build_rung", inputs, settings, folder)
+            made = perform("build_rung", inputs, {"rung": rung, **_judging(chapter)}, folder)
         found = str(made["sha256"]) or digest_of(str(made["reason"]))
         return dg.MaterializeResult(metadata=made, data_version=dg.DataVersion(found))
 
@@ -192,9 +191,10 @@ def _judged_rows(chapter: Chapter, home: Home, version: str) -> dict[str, Path]:
     return {"contract": contract, "holdout": home.data(chapter.spec.data.holdout)}
 
 
-def _serving(chapter: Chapter) -> dict[str, object]:
-    """The settings that a session is served with, and so judged with."""
-    return {"device": chapter.spec.serving.device, "threads": chapter.spec.serving.threads}
+def _judging(chapter: Chapter) -> dict[str, object]:
+    """What is judged by, and what a session is served with and so judged with."""
+    gate, serving = chapter.spec.gate, chapter.spec.serving
+    return {"gate": gate.model_dump(mode="json"), "device": serving.device, "threads": serving.threads}
 
 
 def _release_model(chapter: Chapter) -> dg.AssetsDefinition:
@@ -206,7 +206,7 @@ def _release_model(chapter: Chapter) -> dg.AssetsDefinition:
         partitions_def=chapter.versions,
         group_name=spec.name,
         kinds={"onnx"},
-        code_version=digest_of(spec.gate.digest(), *map(str, _serving(chapter).values())),
+        code_version=digest_of(json.dumps(_judging(chapter))),
     )
     def release_model(
         context: dg.AssetExecutionContext,
@@ -228,7 +228,7 @@ def _release_model(chapter: Chapter) -> dg.AssetsDefinition:
         before = serving.version if serving and serving.version != version else None
         if before:
             inputs["production"] = chapter.of_version(home, "release_model", before)
-        settings = {"gate": spec.gate.model_dump(mode="json"), "label": spec.data.label, **_serving(chapter)}
+        settings = {"label": spec.data.label, **_judging(chapter)}
         with replacing_folder(folder) as temp:
             inputs["speeds"] = temp / SPEEDS_FILE
             time_ladder(inputs, settings, inputs["speeds"], time.perf_counter)

@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +99,7 @@ def judge(inputs: Inputs, settings: Settings, folder: Path) -> dict[str, object]
     Settings: gate, label, device, threads, production_version (None where none serves).
     """
     given, speeds = _Given.of(inputs, settings), load_speeds(inputs["speeds"])
-    rungs, holdout = given.rungs(inputs), given.holdout()
+    rungs, holdout = given.rungs(inputs), given.holdout
     ladder = judge_rungs(rungs, given.contract, given.tensors, holdout, given.load, given.spec, speeds)
     ladder.save(folder / LADDER_FILE)
     save_contract(given.contract, folder)
@@ -134,6 +134,7 @@ class _Given:
     def rungs(self, inputs: Inputs) -> dict[str, Path]:
         return {rung: inputs[rung] for rung in self.spec.rungs}
 
+    @cached_property
     def holdout(self) -> Holdout:
         labels = to_array(self.frame[self.settings["label"]], "holdout")
         metric = metric_of(self.spec.metric, self.spec.threshold)
@@ -157,7 +158,7 @@ def _judge_against_production(
         before = answers.get(spec.output or "", answers[theirs.outputs[0].name])
     permitted = spec.allow_breaking_contract
     judge_compatibility(given.contract, theirs, permitted, subject, version).save(folder)
-    verdict, slices = judge_against_production(before, scores, given.holdout(), spec, subject, version)
+    verdict, slices = judge_against_production(before, scores, given.holdout, spec, subject, version)
     verdict.save(folder)
     _save_all(slices, folder / SLICES_FILE)
 
@@ -166,7 +167,7 @@ def _judge_groups(given: _Given, scores: np.ndarray, subject: str, folder: Path)
     """How the winner treats groups of people, where limits are set."""
     spec, gaps = given.spec, ()
     if spec.fairness:
-        labels, limits = given.holdout().labels, (spec.threshold, spec.confidence, spec.min_slice_rows)
+        labels, limits = given.holdout.labels, (spec.threshold, spec.confidence, spec.min_slice_rows)
         gaps = judge_fairness(given.frame, labels, scores, spec.fairness, *limits)
     judge_groups(gaps, subject).save(folder)
     _save_all(gaps, folder / FAIRNESS_FILE)

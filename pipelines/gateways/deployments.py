@@ -149,7 +149,7 @@ class Deployments:
                 raise self._failure(process, f"ended before it was ready ({state})")
             if time.monotonic() > deadline:
                 raise self._failure(process, f"was not ready within {self.ready_seconds:g} s")
-            time.sleep(0.05)
+            time.sleep(0.05)  # nobody tells when a port begins to answer
 
     def _failure(self, process: str, reason: str) -> ServiceFailed:
         log = self.processes.log(process)
@@ -182,7 +182,7 @@ class Deployments:
         current = self.router.routes()
         for target in set(routes.values()) - set(current.values()):
             while self.router.in_flight(target) and time.monotonic() < deadline:
-                time.sleep(0.05)
+                time.sleep(0.05)  # the router only says how many are left when it is asked
         for process in self.processes.states():
             if process.startswith(f"{release.model}-") and process != release.process:
                 self.processes.stop(process)

@@ -199,7 +199,7 @@ class Envoy(Router):
         while not done():
             if time.monotonic() > deadline:
                 raise self._failure(f"{failure} within {self.answer_seconds:g} s")
-            time.sleep(0.01)
+            time.sleep(0.01)  # Envoy takes up changes by itself and tells nobody
 
     def _log_bytes(self) -> int:
         log = self.processes.log(NAME)

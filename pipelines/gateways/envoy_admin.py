@@ -61,7 +61,7 @@ class Admin:
             said = self.log.read_bytes()[log_bytes:].decode(errors="replace").rpartition("rejected: ")[2]
             if said.endswith("\n"):
                 return " ".join(said.split())[-300:]
-            time.sleep(0.01)
+            time.sleep(0.01)  # the reason comes by the log, a little after the count
         return "for a reason that it did not log"
 
     def version_served(self) -> str:

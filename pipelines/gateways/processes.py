@@ -244,4 +244,4 @@ def _wait_until_gone(pid: int) -> None:
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         while process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1:
-            time.sleep(0.02)
+            time.sleep(0.02)  # not a child of ours, so there is nothing to wait for but to look

@@ -103,7 +103,7 @@ def test_refuses_a_wrong_number_of_rows(tmp_path):
 
 def test_never_falls_back_from_an_accelerator(model):
     if cuda_is_here():
-        pytest.skip("CUDA is here")
+        pytest.skip("a GPU is here, so there is no missing provider to refuse")
     with pytest.raises(ProviderMissing, match="CUDAExecutionProvider"):
         Engine(model, CONTRACT, providers=("CUDAExecutionProvider",))
 

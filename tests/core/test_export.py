@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import library
 
 from bentos.contract import Contract, Field
 from bentos.engine import Engine
@@ -214,10 +215,10 @@ def test_an_operator_that_onnx_lacks_is_named_with_the_line_that_uses_it(tmp_pat
 
 
 def test_an_operator_of_the_users_own_is_named_with_the_line_that_uses_it(tmp_path):
-    with torch.library._scoped_library("mine", "DEF") as library:
-        library.define("twist(Tensor x) -> Tensor")
-        library.impl("twist", torch.flipud, "CompositeExplicitAutograd")
-        library.impl("twist", torch.empty_like, "Meta")
+    with library._scoped_library("mine", "DEF") as mine:
+        mine.define("twist(Tensor x) -> Tensor")
+        mine.impl("twist", torch.flipud, "CompositeExplicitAutograd")
+        mine.impl("twist", torch.empty_like, "Meta")
         source = calling(tmp_path, lambda x: torch.ops.mine.twist(x))
     said = refusal("pt2", source, Contract((X,), (Y,)))
     assert (

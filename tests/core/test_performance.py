@@ -23,14 +23,19 @@ def month(rows: int = 2000, signal: float = 1.0) -> tuple[pd.DataFrame, pd.DataF
 
 
 def measured(
-    scores: pd.DataFrame, labels: pd.DataFrame, holdout_value: float = 0.76, label="late", metric="auc"
+    scores: pd.DataFrame,
+    labels: pd.DataFrame,
+    holdout_value: float = 0.76,
+    label="late",
+    metric="auc",
+    output="probability",
 ) -> PerformanceReport:
     return measure_performance(
         scores,
         labels,
         key="id",
         label=label,
-        output="probability",
+        output=output,
         metric=metric_of(metric, 0.5),
         holdout_value=holdout_value,
         spec=SPEC,
@@ -129,18 +134,7 @@ def test_any_metric_of_the_gate_is_held_against_its_holdout():
     truth = random.normal(size=500)
     scores = pd.DataFrame({"id": np.arange(500), "fare": truth + random.normal(size=500)})
     labels = pd.DataFrame({"id": np.arange(500), "paid": truth})
-    report = measure_performance(
-        scores,
-        labels,
-        key="id",
-        label="paid",
-        output="fare",
-        metric=metric_of("rmse", 0.5),
-        holdout_value=0.8,
-        spec=SPEC,
-        subject="s",
-        month="2013-04",
-    )
+    report = measured(scores, labels, 0.8, "paid", "rmse", "fare")
     assert report.value == pytest.approx(1, abs=0.1) and report.log_loss is None
     assert not report.verdict.passed and "worse than the holdout's 0.800" in report.verdict.why
 

@@ -48,9 +48,9 @@ def test_each_rung_is_timed_at_each_batch_size(timed):
 def test_rungs_take_turns_with_more_rows_than_there_are(timed):
     _, order = timed
     assert {rows for _, rows in order} == {1, 8}
-    at_eight = [name for name, rows in order if rows == 8]
-    turns = [name for at, name in enumerate(at_eight) if at == 0 or at_eight[at - 1] != name]
-    assert len(turns) >= ROUNDS
+    turns = [run for at, run in enumerate(order) if at == 0 or order[at - 1] != run]
+    # Both warm up; then each round turns the order about, so that who ran last runs on.
+    assert turns == [(("fp32", "int8")[at % 2], rows) for rows in (1, 8) for at in range(ROUNDS + 2)]
 
 
 def test_overall_is_the_geometric_mean():

@@ -39,7 +39,7 @@ class Load:
     def __exit__(self, *_) -> None:
         deadline = time.monotonic() + 60
         while len(self.answers) < REQUESTS and time.monotonic() < deadline:
-            time.sleep(0.05)
+            time.sleep(0.05)  # the clients answer to nobody; only their count tells how far they are
         self.over.set()
         for client in self.clients:
             client.join()
@@ -122,7 +122,7 @@ def test_production_comes_back_after_the_supervisor_was_killed(deployments):
     deployments.take_over(release("r1"))
     os.kill(int((deployments.processes.folder / "supervisord.pid").read_text()), signal.SIGKILL)
     while deployments.processes.states():
-        time.sleep(0.02)
+        time.sleep(0.02)  # until the killed supervisor no longer answers
     deployments.ensure("churn")
     assert get(f"{deployments.router.address}/predict")[0] == "r1"
     assert set(deployments.processes.states()) == {"envoy", "churn-r1"}

@@ -93,7 +93,7 @@ def _wait_until_ready(client: httpx.Client, process: subprocess.Popen, log: Path
                 return
         except httpx.TransportError:
             pass
-        time.sleep(0.05)
+        time.sleep(0.05)  # nobody tells when a port begins to answer
     pytest.fail(f"not ready: {log.read_text()}")
 
 

@@ -73,7 +73,7 @@ def until(found, seconds: float = 30):
     deadline = time.monotonic() + seconds
     while not (value := found()):
         assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
+        time.sleep(0.02)  # what another process does is only seen by looking
     return value
 
 

@@ -250,7 +250,7 @@ def mlflow_server(folder: Path):
         for _ in range(300):
             with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health"):
                 break
-            time.sleep(0.2)
+            time.sleep(0.2)  # nobody tells when a port begins to answer
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(server.pid, signal.SIGTERM)
