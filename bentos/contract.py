@@ -30,6 +30,9 @@ class Field:
     open        True: a string outside `categories` is encoded as 0 ("any other"); False: it is refused
     minimum, maximum   values outside are refused; None is no bound
     nullable    whether NaN may pass
+    axes        a name for each dimension beyond the first where any length is allowed, "" for the others;
+                equal names must be equal in size, over all inputs of a row
+    max_length  the most that a dimension of any length may hold; None is no bound
     """
 
     name: str
@@ -40,6 +43,8 @@ class Field:
     minimum: float | None = None
     maximum: float | None = None
     nullable: bool = False
+    axes: tuple[str, ...] = ()
+    max_length: int | None = None
 
     @classmethod
     def from_dict(cls, fields: Mapping) -> "Field":
@@ -49,22 +54,44 @@ class Field:
                 **fields,
                 "shape": tuple(fields.get("shape", (-1,))),
                 "categories": None if categories is None else tuple(categories),
+                "axes": tuple(fields.get("axes", ())),
             }
         )
 
 
 @dataclass(frozen=True)
+class Text:
+    """How a string stands for token tensors, where a tokenizer is packed beside the model.
+
+    name        the JSON key, and the name of the BYTES input, e.g. "text"
+    file        the tokenizer, a `tokenizer.json` of the library `tokenizers`
+    max_tokens  longer texts are cut
+    ids, mask, types   the inputs that get token ids, attention mask and segment ids; None where there is none
+    """
+
+    name: str
+    file: str
+    max_tokens: int
+    ids: str
+    mask: str | None = None
+    types: str | None = None
+
+
+@dataclass(frozen=True)
 class Contract:
-    """All inputs and outputs, in the order of the model's signature."""
+    """All inputs and outputs, in the order of the model's signature. With `text`, a row may give the string
+    in place of the inputs that come from it."""
 
     inputs: tuple[Field, ...]
     outputs: tuple[Field, ...]
+    text: Text | None = None
 
     @classmethod
     def from_dict(cls, fields: Mapping) -> "Contract":
         return cls(
             tuple(map(Field.from_dict, fields["inputs"])),
             tuple(map(Field.from_dict, fields["outputs"])),
+            Text(**fields["text"]) if fields.get("text") else None,
         )
 
     def to_dict(self) -> dict:

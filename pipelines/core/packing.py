@@ -39,10 +39,17 @@ def make_manifest(
     provenance: Mapping[str, str],
 ) -> Manifest:
     """The manifest, with a release id that changes when the model, contract, plan or service code does."""
-    plan = Plan(serving.max_batch_size, serving.max_latency_ms, serving.threads, serving.device)
+    plan = Plan(
+        max_batch_size=serving.max_batch_size,
+        max_latency_ms=serving.max_latency_ms,
+        threads=serving.threads,
+        device=serving.device,
+    )
     parts = (name, version, model_sha256, json.dumps(contract.to_dict()), repr(plan), source)
     release_id = f"v{version}-{digest_of(*parts)[:10]}"
-    return Manifest(name, version, release_id, rung, model_sha256, contract, plan, dict(provenance))
+    return Manifest(
+        name, version, release_id, rung, model_sha256, contract, plan, provenance=dict(provenance)
+    )
 
 
 def judge_answers(
