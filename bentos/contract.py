@@ -4,10 +4,14 @@ Everything that touches a row goes by this schema: the ONNX names and dtypes are
 service validates with it, Great Expectations and Evidently get their definitions from it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import numpy as np
+
+MAX_SHOWN = 80
+"""Characters of a refused string that its refusal repeats."""
 
 
 class ContractViolation(ValueError):
@@ -46,6 +50,11 @@ class Field:
     axes: tuple[str, ...] = ()
     max_length: int | None = None
 
+    @cached_property
+    def codes(self) -> dict[str, int]:
+        """The code of each category."""
+        return {name: at + 1 for at, name in enumerate(self.categories or ())}
+
     @classmethod
     def from_dict(cls, fields: Mapping) -> "Field":
         categories = fields.get("categories")
@@ -76,6 +85,11 @@ class Text:
     mask: str | None = None
     types: str | None = None
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the inputs that come from the text."""
+        return tuple(name for name in (self.ids, self.mask, self.types) if name)
+
 
 @dataclass(frozen=True)
 class Contract:
@@ -85,6 +99,19 @@ class Contract:
     inputs: tuple[Field, ...]
     outputs: tuple[Field, ...]
     text: Text | None = None
+
+    @cached_property
+    def ties(self) -> tuple[tuple[Field, int, Field, int], ...]:
+        """Pairs of inputs that must be equal in size: an input, which of its dimensions, counted from the
+        first after the batch, and the same of the other."""
+        first, found = {}, []
+        for field in self.inputs:
+            for at, axis in enumerate(field.axes):
+                if axis in first:
+                    found.append((*first[axis], field, at))
+                elif axis:
+                    first[axis] = field, at
+        return tuple(found)
 
     @classmethod
     def from_dict(cls, fields: Mapping) -> "Contract":
@@ -107,12 +134,17 @@ def encode(contract: Contract, columns: Mapping[str, np.ndarray]) -> dict[str, n
     so 0 must mean padding to the model: as a token id, in an attention mask, as the code of no category.
 
     Returns one array a field with the field's dtype and shape. Raises `ContractViolation` for the first field
-    that is missing or holds a value the contract does not allow. Vectorised; no value is touched as a Python
-    object but for the strings themselves.
+    that is missing, holds a value the contract does not allow, or differs in length from one that it shares
+    an axis with. Vectorised; no value is touched as a Python object but for the strings themselves.
     """
-    feeds = {field.name: _tensor(field, _column(field, columns)) for field in contract.inputs}
+    feeds, sizes = {}, {}
+    for field in contract.inputs:
+        feeds[field.name], sizes[field.name] = _tensor(field, _column(field, columns))
     if len({len(tensor) for tensor in feeds.values()}) > 1:
         raise ContractViolation("rows", "the columns differ in length")
+    for first, first_at, field, at in contract.ties:
+        if np.any(sizes[first.name][first_at] != sizes[field.name][at]):
+            raise ContractViolation(field.name, f"differs from {first.name} in length")
     return feeds
 
 
@@ -122,28 +154,24 @@ def _column(field: Field, columns: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.asarray(columns[field.name])
 
 
-def _tensor(field: Field, values: np.ndarray) -> np.ndarray:
+def _tensor(field: Field, values: np.ndarray) -> tuple[np.ndarray, Sequence]:
+    """The tensor, and the size of its rows along each further dimension: one for all, or an array of them."""
     if values.dtype.kind == "O" and values.ndim == 1 < len(field.shape):
         return _padded(field, values)
     _check_shape(field, values.shape)
-    return _converted(field, values)
+    return _converted(field, values), values.shape[1:]
 
 
 def _converted(field: Field, values: np.ndarray) -> np.ndarray:
     """Strings as codes, numbers as they are, in the field's dtype."""
-    if field.categories is not None:
-        return _codes(field, values)
-    if values.dtype.kind not in "iufb":
-        raise ContractViolation(field.name, f"holds {values.dtype} values where numbers are expected")
-    _check_numbers(field, values)
-    return values.astype(field.dtype, copy=False)
+    return _numbers(field, values) if field.categories is None else _codes(field, values)
 
 
-def _padded(field: Field, values: np.ndarray) -> np.ndarray:
+def _padded(field: Field, values: np.ndarray) -> tuple[np.ndarray, Sequence]:
     """Rows that are lists or arrays, as one array. What the rows hold is checked, the padding is not."""
     rows = [_row(field, value) for value in values]
-    for row in rows:
-        _check_shape(field, (len(rows), *row.shape))
+    for shape in {row.shape for row in rows}:
+        _check_shape(field, (len(rows), *shape))
     sizes = np.array([[max(1, size) for size in field.shape[1:]], *(row.shape for row in rows)])
     longest, sizes = sizes.max(axis=0), sizes[1:]
     given = np.ones((len(rows), *longest), bool)
@@ -152,7 +180,7 @@ def _padded(field: Field, values: np.ndarray) -> np.ndarray:
     tensor = np.zeros(given.shape, field.dtype)
     if rows:
         tensor[given] = _converted(field, np.concatenate([row.ravel() for row in rows]))
-    return tensor
+    return tensor, tuple(sizes.T)
 
 
 def _row(field: Field, value) -> np.ndarray:
@@ -166,41 +194,65 @@ def _row(field: Field, value) -> np.ndarray:
 
 
 def _check_shape(field: Field, shape: tuple[int, ...]) -> None:
-    """Any length but 0 will do where the contract says -1 beyond the first place."""
-    fits = len(shape) == len(field.shape) and all(
+    """Any length from 1 to `max_length` will do where the contract says -1 beyond the first place."""
+    if len(shape) != len(field.shape) or not all(
         size == wanted or (wanted == -1 and size > 0)
         for size, wanted in zip(shape[1:], field.shape[1:], strict=True)
-    )
-    if not fits:
+    ):
         raise ContractViolation(field.name, f"has shape {shape} where {field.shape} is expected")
+    if field.max_length is not None:
+        for size, wanted in zip(shape[1:], field.shape[1:], strict=True):
+            if wanted == -1 and size > field.max_length:
+                raise ContractViolation(field.name, f"is {size} long, allowed are {field.max_length}")
 
 
-def _check_numbers(field: Field, values: np.ndarray) -> None:
-    whole = np.dtype(field.dtype).kind in "iu"
-    if values.dtype.kind == "f":
-        missing = np.isnan(values)
-        if missing.any() and (whole or not field.nullable):
-            raise ContractViolation(field.name, f"is NaN in {int(missing.sum())} of {len(values)} rows")
-        if np.isinf(values).any():
-            raise ContractViolation(field.name, "is infinite")
-        if whole and (values != np.floor(values)).any():
-            raise ContractViolation(field.name, f"holds fractions where {field.dtype} is expected")
-    if field.minimum is not None and (values < field.minimum).any():
+def _numbers(field: Field, values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind not in "iufb":
+        raise ContractViolation(field.name, f"holds {values.dtype} values where numbers are expected")
+    tensor = values if values.dtype == field.dtype else _cast(field, values)
+    if tensor.dtype.kind == "f":
+        _check_finite(field, tensor, field.nullable)
+    if field.minimum is not None and np.count_nonzero(values < field.minimum):
         raise ContractViolation(field.name, f"is below {field.minimum:g}")
-    if field.maximum is not None and (values > field.maximum).any():
+    if field.maximum is not None and np.count_nonzero(values > field.maximum):
         raise ContractViolation(field.name, f"is above {field.maximum:g}")
+    return tensor
+
+
+def _cast(field: Field, values: np.ndarray) -> np.ndarray:
+    """The values in the field's dtype; a float that is too large becomes infinite, all else stays equal."""
+    if np.dtype(field.dtype).kind == "f":
+        with np.errstate(over="ignore"):
+            return values.astype(field.dtype)
+    if values.dtype.kind == "f":
+        _check_finite(field, values, nullable=False)
+        if (values != np.floor(values)).any():
+            raise ContractViolation(field.name, f"holds fractions where {field.dtype} is expected")
+    with np.errstate(invalid="ignore"):
+        tensor = values.astype(field.dtype)
+    if (tensor != values).any():
+        raise ContractViolation(field.name, f"holds values beyond {field.dtype}")
+    return tensor
+
+
+def _check_finite(field: Field, values: np.ndarray, nullable: bool) -> None:
+    if np.count_nonzero(np.isfinite(values)) == values.size:  # for few values, faster than all()
+        return
+    missing = np.isnan(values)
+    if missing.any() and not nullable:
+        raise ContractViolation(field.name, f"is NaN in {int(missing.sum())} of {len(values)} rows")
+    if np.isinf(values).any():
+        raise ContractViolation(field.name, "is infinite")
 
 
 def _codes(field: Field, values: np.ndarray) -> np.ndarray:
-    categories = np.asarray(field.categories, dtype=str)
     if values.dtype.kind not in "OUS":
         raise ContractViolation(field.name, f"holds {values.dtype} values where strings are expected")
-    if values.dtype.kind == "O" and any(not isinstance(v, str) for v in values):
+    strings = (values.astype(str) if values.dtype.kind == "S" else values).ravel().tolist()
+    if not all(issubclass(kind, str) for kind in set(map(type, strings))):
         raise ContractViolation(field.name, "holds values that are not strings")
-    values = values.astype(str)
-    order = np.argsort(categories)
-    at = np.searchsorted(categories, values, sorter=order).clip(max=len(categories) - 1)
-    known = categories[order[at]] == values
-    if not (field.open or known.all()):
-        raise ContractViolation(field.name, f"{str(values[~known][0])!r} is not one of its categories")
-    return np.where(known, order[at] + 1, 0).astype(field.dtype)
+    codes = [field.codes.get(string, 0) for string in strings]
+    if not field.open and 0 in codes:
+        stranger = strings[codes.index(0)][:MAX_SHOWN]
+        raise ContractViolation(field.name, f"{stranger!r} is not one of its categories")
+    return np.array(codes, field.dtype).reshape(values.shape)

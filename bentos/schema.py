@@ -4,25 +4,40 @@ the batch that it shares with others.
 """
 
 import math
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, ConfigDict
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, WrapValidator
 from pydantic import Field as Described
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from typing_extensions import TypedDict
 
 from bentos.contract import Contract, Field
 
 MAX_STRING_LENGTH = 256
-"""Of a value for an open category: an array of strings is as wide as its longest, for all rows."""
+"""Of a value for an open category: a longer one is no category's name."""
 
 
 def row_type(contract: Contract) -> Any:
-    """The JSON object of one row. A TypedDict, because a column may have any name."""
+    """The JSON object of one row; with a text, the object that has it or the one that has all the tensors.
+
+    Which of the two is meant is told by their keys, so that a refusal speaks of one only.
+    """
     types = {field.name: _input_type(field) for field in contract.inputs}
-    row: Any = TypedDict("Row", types)  # pyright: ignore
-    row.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)
-    return row
+    tensors, text = _object("Row", types, contract), contract.text
+    if text is None:
+        return tensors
+    says = f"It becomes {', '.join(text.inputs)}; what is beyond {text.max_tokens} tokens is cut off."
+    others = {name: kind for name, kind in types.items() if name not in text.inputs}
+    texts = _object("TextRow", {text.name: Annotated[str, Described(description=says)], **others}, contract)
+    either = [TypeAdapter(kind).validator.validate_python for kind in (texts, tensors)]
+
+    def chosen(row: Any, _: Any) -> Any:
+        has_text = not isinstance(row, dict) or text.name in row or row.keys().isdisjoint(text.inputs)
+        return either[not has_text](row)
+
+    return Annotated[texts | tensors, WrapValidator(chosen)]
 
 
 def prediction_type(contract: Contract) -> Any:
@@ -42,13 +57,36 @@ def predictions(outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     return [dict(zip(outputs, row, strict=True)) for row in rows]
 
 
+def _object(name: str, types: dict[str, Any], contract: Contract) -> Any:
+    """A TypedDict, because a column may have any name."""
+    made: Any = TypedDict(name, types)  # pyright: ignore
+    made.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+    ties = [tie for tie in contract.ties if tie[0].name in types and tie[2].name in types]
+    return Annotated[made, AfterValidator(partial(_tied, ties))] if ties else made
+
+
+def _tied(ties: list, row: dict[str, Any]) -> dict[str, Any]:
+    """The row, if its lists have equal lengths where the contract says so."""
+    for first, first_at, field, at in ties:
+        if _length(row[first.name], first_at) != _length(row[field.name], at):
+            says = "differs from {other} in length"
+            unlike = PydanticCustomError("unequal_lengths", says, {"other": first.name})
+            detail = InitErrorDetails(type=unlike, loc=(field.name,), input=row[field.name])
+            raise ValidationError.from_exception_data("Row", [detail])
+    return row
+
+
+def _length(value: list, depth: int) -> int:
+    return _length(value[0], depth - 1) if depth else len(value)
+
+
 def _plain(field: Field) -> type:
     return {"b": bool, "i": int, "u": int, "f": float}[np.dtype(field.dtype).kind]
 
 
 def _column_dtype(field: Field) -> str:
     if field.categories is not None:
-        return "str"
+        return "object"
     return "float64" if _plain(field) is float else field.dtype
 
 
@@ -60,8 +98,9 @@ def _column(field: Field, values: list[Any]) -> np.ndarray:
 
 
 def _input_type(field: Field) -> Any:
-    value = _number(field) if field.categories is None else _category(field.categories, field.open)
-    return _nested(value | None if field.nullable else value, field)
+    if field.categories is not None:
+        return _nested(_category(field.categories, field.open), field)
+    return _nested(_number(field) | None if field.nullable else _number(field), field)
 
 
 def _category(names: tuple[str, ...], is_open: bool) -> Any:
@@ -87,7 +126,7 @@ def _number(field: Field) -> Any:
 def _nested(value: Any, field: Field) -> Any:
     """Lists in lists. A -1 is any length: from row to row, not within one."""
     for size in reversed(field.shape[1:]):
-        low, high = (1, None) if size == -1 else (size, size)
+        low, high = (1, field.max_length) if size == -1 else (size, size)
         value = Annotated[list[value], Described(min_length=low, max_length=high)]
     return Annotated[value, AfterValidator(_even)] if -1 in field.shape[2:] else value
 

@@ -19,6 +19,9 @@ PAIR = Field("x", "float32", shape=(-1, 2))
 TOKENS = Field("x", "int64", shape=(-1, -1), minimum=1)
 TAGS = Field("x", "int64", shape=(-1, -1), categories=("UA", "AA"))
 IMAGES = Field("x", "float32", shape=(-1, -1, 2))
+SHORT = Field("x", "int64", shape=(-1, -1), max_length=2)
+BYTE = Field("x", "int8")
+FLAG = Field("x", "bool")
 
 
 def rows_of(*rows) -> np.ndarray:
@@ -50,6 +53,9 @@ def encoded(field: Field, values) -> np.ndarray:
             TOKENS, rows_of([5, 6], [7], [8, 9, 1]), [[5, 6, 0], [7, 0, 0], [8, 9, 1]],
             id="lists of different length, padded beyond the range",
         ),
+        pytest.param(SHORT, rows_of([5, 6], [7]), [[5, 6], [7, 0]], id="the longest that is allowed"),
+        pytest.param(BYTE, [127, -128], [127, -128], id="both ends of the dtype"),
+        pytest.param(FLAG, [0, 1], [False, True], id="numbers for a boolean"),
         pytest.param(TAGS, rows_of(["AA", "UA"], ["AA"]), [[2, 1], [2, 0]], id="lists of strings"),
         pytest.param(
             IMAGES, rows_of(rows_of([1.0, 2.0], [3.0, 4.0]), rows_of([5.0, 6.0])),
@@ -77,6 +83,14 @@ def test_accepts(field, values, expected):
         pytest.param(WHOLE, [10], "above 9", id="above the range"),
         pytest.param(PAIR, [[1.0, 2.0, 3.0]], "shape", id="a vector of another length"),
         pytest.param(PAIR, rows_of([1.0, 2.0], [1.0]), r"shape \(2, 1\)", id="a list of another length"),
+        pytest.param(SHORT, [[1, 2, 3]], "is 3 long, allowed are 2", id="too long"),
+        pytest.param(SHORT, rows_of([1], [1, 2, 3]), "is 3 long, allowed are 2", id="a list too long"),
+        pytest.param(NUMBER, [1e39], "infinite", id="infinite as float32"),
+        pytest.param(BYTE, [128], "beyond int8", id="beyond the dtype"),
+        pytest.param(BYTE, [1e30], "beyond int8", id="a float beyond the dtype"),
+        pytest.param(BYTE, [np.nan], "NaN in 1", id="NaN for an integer"),
+        pytest.param(FLAG, [2], "beyond bool", id="no boolean"),
+        pytest.param(CLOSED, ["Z" * 1000], "^x: 'Z{80}' is not one", id="a long string is not repeated"),
         pytest.param(TOKENS, rows_of([1], None), r"shape \(2,\) where \(-1, -1\)", id="no list"),
         pytest.param(TOKENS, rows_of([1], []), r"shape \(2, 0\)", id="an empty list"),
         pytest.param(TOKENS, np.zeros((2, 0)), r"shape \(2, 0\)", id="nothing but empty lists"),
@@ -106,6 +120,41 @@ def test_refuses_columns_of_different_length():
     contract = Contract((Field("a", "int64"), Field("b", "int64")), ())
     with pytest.raises(ContractViolation, match="differ in length"):
         encode(contract, {"a": np.arange(2), "b": np.arange(3)})
+
+
+PAIRED = Contract(
+    (
+        Field("ids", "int64", (-1, -1), axes=("tokens",)),
+        Field("grid", "float32", (-1, -1, -1), axes=("", "tokens")),
+    ),
+    (),
+)
+
+
+@pytest.mark.parametrize(
+    ("ids", "grid"),
+    [
+        pytest.param(np.ones((2, 3)), np.ones((2, 1, 3)), id="tensors"),
+        pytest.param(rows_of([1], [1, 2]), rows_of([[1.0]], [[1.0, 2.0]] * 3), id="lists"),
+        pytest.param(rows_of([1, 2], [1, 2]), np.ones((2, 5, 2)), id="lists and a tensor"),
+    ],
+)
+def test_inputs_that_share_an_axis_fit(ids, grid):
+    feeds = encode(PAIRED, {"ids": ids, "grid": grid})
+    assert feeds["ids"].shape[1] == feeds["grid"].shape[2]
+
+
+@pytest.mark.parametrize(
+    ("ids", "grid"),
+    [
+        pytest.param(np.ones((2, 3)), np.ones((2, 3, 1)), id="tensors"),
+        pytest.param(rows_of([1], [1, 2]), rows_of([[1.0, 2.0]], [[1.0]]), id="lists of one total"),
+        pytest.param(rows_of([1], [1, 2]), np.ones((2, 5, 2)), id="lists and a tensor"),
+    ],
+)
+def test_inputs_that_share_an_axis_do_not_differ_in_length(ids, grid):
+    with pytest.raises(ContractViolation, match="grid: differs from ids in length"):
+        encode(PAIRED, {"ids": ids, "grid": grid})
 
 
 def test_survives_json():

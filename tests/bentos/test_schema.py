@@ -1,10 +1,11 @@
 """Request rows: what passes is what `encode` accepts, and every refusal names its field."""
 
 import numpy as np
+import orjson
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from bentos.contract import Contract, Field, encode
+from bentos.contract import Contract, Field, Text, encode
 from bentos.schema import MAX_STRING_LENGTH, columns, prediction_type, predictions, row_type
 from tests.bentos.tiny import CONTRACT, ROW
 
@@ -119,3 +120,87 @@ def test_answers_are_objects_in_row_order():
     answers = predictions({"p": np.float32([0.5, 0.25]), "codes": np.array([[1, 2], [3, 4]])})
     assert answers == [{"p": 0.5, "codes": [1, 2]}, {"p": 0.25, "codes": [3, 4]}]
     assert TypeAdapter(list[prediction_type(contract)]).validate_python(answers) == answers
+
+
+TIED = Contract(
+    (
+        Field("grid", "float32", (-1, -1, -1), axes=("", "tokens")),
+        Field("ids", "int64", (-1, -1), axes=("tokens",), max_length=3),
+        Field("hour", "int64"),
+    ),
+    (),
+)
+TIED_ROW = {"grid": [[0.5, 1.0]], "ids": [1, 2], "hour": 7}
+
+
+def test_lists_that_share_an_axis_are_equal_in_length():
+    rows = TypeAdapter(list[row_type(TIED)])
+    longer = {"grid": [[0.5, 1.0, 2.0], [1.0, 1.0, 1.0]], "ids": [1, 2, 3], "hour": 7}
+    assert rows.validate_python([TIED_ROW, longer]) == [TIED_ROW, longer]
+    with pytest.raises(ValidationError, match="differs from grid in length") as refused:
+        rows.validate_python([TIED_ROW, {**TIED_ROW, "ids": [1]}])
+    assert [error["loc"] for error in refused.value.errors()] == [(1, "ids")]
+
+
+def test_lists_have_their_longest_length():
+    rows = TypeAdapter(list[row_type(TIED)])
+    assert rows.json_schema()["$defs"]["Row"]["properties"]["ids"]["maxItems"] == 3
+    with pytest.raises(ValidationError, match="too_long") as refused:
+        rows.validate_python([{**TIED_ROW, "ids": [1, 2, 3, 4]}])
+    assert [error["loc"] for error in refused.value.errors()] == [(0, "ids")]
+
+
+SAYINGS = Contract(
+    (
+        Field("ids", "int64", (-1, -1), minimum=0, axes=("tokens",)),
+        Field("mask", "int64", (-1, -1), minimum=0, maximum=1, axes=("tokens",)),
+        Field("hour", "int64"),
+    ),
+    (),
+    Text("text", "tokenizer.json", 16, "ids", "mask"),
+)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param({"text": "well met", "hour": 7}, id="the text"),
+        pytest.param({"text": "", "hour": 7}, id="a text of no characters"),
+        pytest.param({"ids": [1, 2], "mask": [1, 1], "hour": 7}, id="the tensors in its place"),
+    ],
+)
+def test_a_row_has_the_text_or_the_tensors(row):
+    rows = TypeAdapter(list[row_type(SAYINGS)])
+    assert rows.validate_python([row]) == rows.validate_json(orjson.dumps([row])) == [row]
+
+
+@pytest.mark.parametrize(
+    ("row", "at", "kind"),
+    [
+        pytest.param({"text": 1, "hour": 7}, "text", "string_type", id="no string"),
+        pytest.param({"text": "a", "hour": "b"}, "hour", "int_type", id="an input beside the text"),
+        pytest.param({"text": "a", "hour": 7, "ids": [1]}, "ids", "extra_forbidden", id="a tensor as well"),
+        pytest.param({"hour": 7}, "text", "missing", id="neither"),
+        pytest.param({"ids": [1], "hour": 7}, "mask", "missing", id="one tensor of two"),
+        pytest.param(
+            {"ids": [1], "mask": [1, 1], "hour": 7}, "mask", "unequal_lengths", id="unequal tensors"
+        ),
+        pytest.param({"ids": [], "mask": [1], "hour": 7}, "ids", "too_short", id="an empty tensor"),
+    ],
+)
+def test_a_bad_text_row_is_refused_in_one_place(row, at, kind):
+    with pytest.raises(ValidationError) as refused:
+        TypeAdapter(list[row_type(SAYINGS)]).validate_json(orjson.dumps([{"text": "a", "hour": 7}, row]))
+    assert [(error["loc"], error["type"]) for error in refused.value.errors()] == [((1, at), kind)]
+
+
+def test_what_is_no_object_is_no_row_of_text():
+    with pytest.raises(ValidationError, match="dict_type"):
+        TypeAdapter(list[row_type(SAYINGS)]).validate_python([3])
+
+
+def test_the_page_shows_both_kinds_of_row():
+    schema = TypeAdapter(list[row_type(SAYINGS)]).json_schema()
+    assert schema["items"]["anyOf"] == [{"$ref": "#/$defs/TextRow"}, {"$ref": "#/$defs/Row"}]
+    assert set(schema["$defs"]["TextRow"]["required"]) == {"text", "hour"}
+    assert set(schema["$defs"]["Row"]["required"]) == {"ids", "mask", "hour"}
