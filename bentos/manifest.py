@@ -14,7 +14,7 @@ MODEL_FILE = "model.onnx"
 
 
 class ManifestMismatch(RuntimeError):
-    """The model file is not the one that the manifest describes: it is refused."""
+    """The files are not those that the manifest describes, or it is damaged itself: they are refused."""
 
 
 Cost = tuple[int, int, float]
@@ -104,7 +104,17 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
-        fields = json.loads((folder / MANIFEST_FILE).read_text())
+        """The manifest of a packed release. Raises ManifestMismatch where it is missing or damaged."""
+        path = folder / MANIFEST_FILE
+        try:
+            return cls._from_dict(json.loads(path.read_text()))
+        except OSError as error:
+            raise ManifestMismatch(f"{path} cannot be read: build again.") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ManifestMismatch(f"{path} is damaged or of another version: build again.") from error
+
+    @classmethod
+    def _from_dict(cls, fields: Mapping) -> "Manifest":
         return cls(
             **{
                 **fields,
@@ -125,14 +135,20 @@ def verified_model(folder: Path, manifest: Manifest) -> Path:
     """The path of model.onnx after its digest, and that of every file beside it, was compared with the
     manifest's.
 
-    ONNX Runtime loads a file with a flipped weight bit without a word, so this is the only guard. Raises
+    ONNX Runtime loads a file with a flipped weight bit without a word, so this is the only guard. A file that
+    lies outside the folder, by its name or by a link, could change after the check and is refused. Raises
     ManifestMismatch.
     """
+    text = manifest.contract.text
+    if text is not None and text.file not in manifest.files:
+        raise ManifestMismatch(f"The manifest has no digest of the tokenizer {text.file}: build again.")
     for name, wanted in {MODEL_FILE: manifest.sha256, **manifest.files}.items():
         path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ManifestMismatch(f"{path} lies outside the release: build again.")
         found = sha256(path) if path.is_file() else "no file"
         if found != wanted:
             raise ManifestMismatch(
-                f"{path} has SHA-256 {found[:12]}…, the manifest says {wanted[:12]}…: build again."
+                f"{path} has SHA-256 {found[:12]}…, the manifest says {wanted!s:.12}…: build again."
             )
     return folder / MODEL_FILE

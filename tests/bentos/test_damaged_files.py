@@ -1,15 +1,24 @@
 """A release whose files are not the ones that were judged never starts, and says so in one sentence."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bentos.contract import Contract, Field
+from bentos.contract import Contract, Field, Text
 from bentos.device import ModelUnusable, open_engine
 from bentos.engine import ContractMismatch, WarmUpFailed
-from bentos.manifest import MODEL_FILE, Manifest, ManifestMismatch, Plan, sha256, verified_model
+from bentos.manifest import (
+    MANIFEST_FILE,
+    MODEL_FILE,
+    Manifest,
+    ManifestMismatch,
+    Plan,
+    sha256,
+    verified_model,
+)
 from tests.bentos.graphs import save_graph
 from tests.bentos.tiny import CONTRACT, packed, save_model
 
@@ -134,3 +143,57 @@ def test_a_model_that_raises_on_every_batch_does_not_start(tmp_path, plan):
     with pytest.raises(WarmUpFailed, match=r"The model cannot run a batch of . rows") as told:
         engine.warm_up(plan)
     assert "\n" not in str(told.value)
+
+
+def test_refuses_a_file_that_lies_outside(release, tmp_path):
+    """Its content is right today; what is linked may change after the check."""
+    folder, manifest = release
+    (folder / MODEL_FILE).rename(tmp_path / "moved.onnx")
+    (folder / MODEL_FILE).symlink_to(tmp_path / "moved.onnx")
+    with pytest.raises(ManifestMismatch, match=r"model\.onnx lies outside the release: build again"):
+        verified_model(folder, manifest)
+
+
+def test_refuses_a_name_that_leads_out(release, tmp_path):
+    folder, manifest = release
+    (tmp_path / TOKENIZER).write_bytes((folder / TOKENIZER).read_bytes())
+    named = {f"../{TOKENIZER}": manifest.files[TOKENIZER]}
+    with pytest.raises(ManifestMismatch, match="lies outside the release"):
+        verified_model(folder, replace(manifest, files=named))
+
+
+def test_refuses_a_tokenizer_without_a_digest(release):
+    folder, manifest = release
+    text = Text("text", TOKENIZER, 32, "ids")
+    manifest = replace(manifest, contract=replace(CONTRACT, text=text), files={})
+    with pytest.raises(ManifestMismatch, match=r"no digest of the tokenizer tokenizer\.json"):
+        verified_model(folder, manifest)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, -2])
+def test_refuses_a_truncated_manifest(release, keep):
+    folder, manifest = release
+    manifest.save(folder)
+    (folder / MANIFEST_FILE).write_bytes((folder / MANIFEST_FILE).read_bytes()[:keep])
+    with pytest.raises(ManifestMismatch, match=r"manifest\.json is damaged or of another version: build"):
+        Manifest.load(folder)
+
+
+@pytest.mark.parametrize("path", [("plan",), ("contract", "inputs"), ("sha256",), ("slo",)])
+@pytest.mark.parametrize("value", [None, 5, [1], {"unknown": 1}])
+def test_refuses_a_manifest_of_another_version(release, path, value):
+    folder, manifest = release
+    manifest.save(folder)
+    fields = json.loads((folder / MANIFEST_FILE).read_text())
+    inner = fields
+    for name in path[:-1]:
+        inner = inner[name]
+    inner[path[-1]] = value
+    (folder / MANIFEST_FILE).write_text(json.dumps(fields))
+    with pytest.raises(ManifestMismatch):
+        verified_model(folder, Manifest.load(folder))
+
+
+def test_refuses_a_missing_manifest(tmp_path):
+    with pytest.raises(ManifestMismatch, match=r"manifest\.json cannot be read"):
+        Manifest.load(tmp_path)
