@@ -9,7 +9,7 @@ import pandas as pd
 from bentos.engine import Engine
 from pipelines.assets.common import Chapter, verdict_check
 from pipelines.assets.score import SCORES_FILE, SUMMARY_FILE, production, production_engine
-from pipelines.core.drift import measure_drift
+from pipelines.core.drift import measure_drift, with_text_length
 from pipelines.core.errors import FileMissing
 from pipelines.core.evaluate import predict
 from pipelines.core.home import Home
@@ -18,8 +18,9 @@ from pipelines.core.metrics import metric_of
 from pipelines.core.performance import measure_performance
 from pipelines.core.rows import digest_of, read_rows, sample, to_tensors
 from pipelines.core.spec import ScoringSpec
+from pipelines.core.texts import Tokenizes, tokenizer_of
 from pipelines.core.trial import BATCH_ROWS
-from pipelines.gateways.ledger import Ledger
+from pipelines.gateways.ledger import Entry, Ledger
 from pipelines.gateways.tables import replacing_folder
 
 DRIFT_FILE, DRIFT_PAGE, PERFORMANCE_FILE = "drift.json", "drift.html", "performance.json"
@@ -68,8 +69,10 @@ def _drift(chapter: Chapter, scoring: ScoringSpec) -> dg.AssetsDefinition:
         kept with the numbers.
         """
         month = context.partition_key
-        engine = _scorer(chapter, home, ledger, month)
-        reference, current = _sides(chapter, scoring, home, engine, month)
+        scorer = _scorer(chapter, home, ledger, month)
+        engine = production_engine(home, scorer)
+        tokenizer = tokenizer_of(engine.contract, home.root / scorer.artifact)
+        reference, current = _sides(chapter, scoring, home, engine, tokenizer, month)
         with replacing_folder(chapter.of_month(home, "drift", month)) as folder:
             report = measure_drift(
                 reference,
@@ -98,28 +101,35 @@ def _drift(chapter: Chapter, scoring: ScoringSpec) -> dg.AssetsDefinition:
     return drift
 
 
-def _scorer(chapter: Chapter, home: Home, ledger: Ledger, month: str) -> Engine:
-    """The session of the release that made the month's scores; another one may serve by now."""
+def _scorer(chapter: Chapter, home: Home, ledger: Ledger, month: str) -> Entry:
+    """The release that made the month's scores; another one may serve by now."""
     summary = chapter.of_month(home, "scores", month) / SUMMARY_FILE
     if not summary.exists():
         raise FileMissing("scores", summary)
     release_id = json.loads(summary.read_text())["release_id"]
     releases = {entry.release_id: entry for entry in ledger.history(chapter.spec.name)}
-    return production_engine(home, releases.get(release_id) or production(chapter.spec.name, ledger))
+    return releases.get(release_id) or production(chapter.spec.name, ledger)
 
 
 def _sides(
-    chapter: Chapter, scoring: ScoringSpec, home: Home, engine: Engine, month: str
+    chapter: Chapter,
+    scoring: ScoringSpec,
+    home: Home,
+    engine: Engine,
+    tokenizer: Tokenizes | None,
+    month: str,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Reference and current rows, both with the outputs of the release that scored."""
+    """Reference and current rows, with the outputs of the release that scored and the lengths of texts."""
     spec = chapter.spec
     reference = read_rows(home.data(spec.data.reference), "reference")
-    outputs = predict(engine, to_tensors(engine.contract, reference, "reference"), BATCH_ROWS)
+    tensors = to_tensors(engine.contract, reference, "reference", tokenizer)
+    outputs = predict(engine, tensors, BATCH_ROWS)
     current = read_rows(home.data(scoring.input.format(month=month)), "scoring input")
     scores = read_rows(chapter.of_month(home, "scores", month) / SCORES_FILE, "scores")
     for name, values in outputs.items():
         reference[name] = list(values)
-    return reference, current.drop(columns=list(outputs), errors="ignore").merge(scores, on=spec.data.key)
+    current = current.drop(columns=list(outputs), errors="ignore").merge(scores, on=spec.data.key)
+    return with_text_length(engine.contract, reference), with_text_length(engine.contract, current)
 
 
 def _performance(chapter: Chapter, scoring: ScoringSpec, labels: str) -> dg.AssetsDefinition:

@@ -8,10 +8,19 @@ from pathlib import Path
 
 import dagster as dg
 
+from bentos.contract import Contract
 from bentos.manifest import MODEL_FILE, sha256
 from pipelines.assets.common import Chapter, report_metadata, verdict_check
+from pipelines.core.axes import with_axes
 from pipelines.core.charts import ladder_chart
-from pipelines.core.contracts import CONTRACT_FILE, derive_contract, judged_output, refuse_key, save_contract
+from pipelines.core.contracts import (
+    CONTRACT_FILE,
+    derive_contract,
+    judged_output,
+    refuse_default,
+    refuse_key,
+    save_contract,
+)
 from pipelines.core.expectations import validate_rows
 from pipelines.core.home import Home
 from pipelines.core.how import perform
@@ -19,10 +28,11 @@ from pipelines.core.ladder import Ladder
 from pipelines.core.rows import digest_of, read_rows
 from pipelines.core.rungs import load_rung
 from pipelines.core.steps import LADDER_FILE, time_ladder
+from pipelines.core.texts import TOKENIZER_FILE, with_text
 from pipelines.core.verdict import judge
 from pipelines.gateways.ledger import Ledger
 from pipelines.gateways.notebooks import Notebooks
-from pipelines.gateways.registry import Registry
+from pipelines.gateways.registry import RegisteredModel, Registry
 from pipelines.gateways.tables import replacing_folder
 
 PARITY_ROWS = 256
@@ -74,7 +84,9 @@ def _registered_model(chapter: Chapter) -> dg.AssetsDefinition:
         partitions_def=chapter.versions,
         group_name=spec.name,
         kinds={"mlflow"},
-        code_version=digest_of(spec.data.digest(), json.dumps(spec.ranges), spec.gate.metric),
+        code_version=digest_of(
+            spec.data.digest(), json.dumps(spec.ranges), spec.gate.metric, spec.serving.text_field
+        ),
     )
     def registered_model(
         context: dg.AssetExecutionContext,
@@ -83,28 +95,43 @@ def _registered_model(chapter: Chapter) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:
         """The version as it was registered, fetched once, with its contract.
 
-        The contract is derived from the model's signature, the categories it was trained on and the ranges in
-        defs.yaml. Great Expectations holds the reference, calibration and holdout rows against it. Nothing is
-        unpickled: only torch.export archives and ONNX files are accepted.
+        The contract is derived from the model's signature and graph, the categories it was trained on, the
+        ranges in defs.yaml and the tokenizer, where one was registered with it. Great Expectations holds the
+        reference, calibration and holdout rows against it. Nothing is unpickled: only torch.export archives
+        and ONNX files are accepted.
         """
         version = context.partition_key
         with replacing_folder(chapter.of_version(home, "registered_model", version)) as folder:
             model = registry.fetch(spec.registered_name, version, folder)
-            contract = derive_contract(spec.name, model.inputs, model.outputs, model.metadata, spec.ranges)
-            refuse_key(contract, spec.data.key)
-            judged_output(contract, spec.gate.output)
+            contract = _contract(chapter, model)
             save_contract(contract, folder)
+            digests = [sha256(model.file)]
+            if model.tokenizer:
+                tokenizer = model.tokenizer.rename(folder / TOKENIZER_FILE)  # beside the contract
+                digests.append(sha256(tokenizer))
             file = str(model.file.relative_to(folder))
             fetched = {"model_id": model.model_id, "form": model.form, "file": file}
             (folder / FETCHED_FILE).write_text(json.dumps(fetched, indent=2))
-            digest = sha256(model.file)
-            tables, data_digests = _hold_against_data(chapter, home, contract, folder, digest)
+            tables, data_digests = _hold_against_data(chapter, home, contract, folder, digests[0])
+        parts = (*digests, json.dumps(contract.to_dict()), *data_digests)
         return dg.MaterializeResult(
-            metadata={**fetched, "sha256": digest, "expectations": dg.MetadataValue.md(tables)},
-            data_version=dg.DataVersion(digest_of(digest, json.dumps(contract.to_dict()), *data_digests)),
+            metadata={**fetched, "sha256": digests[0], "expectations": dg.MetadataValue.md(tables)},
+            data_version=dg.DataVersion(digest_of(*parts)),
         )
 
     return registered_model
+
+
+def _contract(chapter: Chapter, model: RegisteredModel) -> Contract:
+    """Raises ContractBroken, ModelRefused, and SettingsInvalid where defs.yaml does not fit it."""
+    spec = chapter.spec
+    signed = derive_contract(spec.name, model.inputs, model.outputs, model.metadata, spec.ranges)
+    measured = with_axes(signed, model.form, model.file)
+    contract = with_text(spec.name, measured, model.tokenizer, spec.serving.text_field)
+    refuse_key(contract, spec.data.key)
+    judged_output(contract, spec.gate.output)
+    refuse_default(contract, spec.serving.default_answer)
+    return contract
 
 
 def _hold_against_data(chapter, home, contract, folder, subject) -> tuple[str, list[str]]:
@@ -145,11 +172,8 @@ def _onnx_model(chapter: Chapter) -> dg.AssetsDefinition:
         """
         source = chapter.of_version(home, "registered_model", context.partition_key)
         fetched = json.loads((source / FETCHED_FILE).read_text())
-        inputs = {
-            "registered": source / fetched["file"],
-            "contract": source / CONTRACT_FILE,
-            "holdout": home.data(spec.data.holdout),
-        }
+        judged = _judged_rows(chapter, home, context.partition_key)
+        inputs = {**judged, "registered": source / fetched["file"]}
         settings = {"form": fetched["form"], "parity": spec.gate.parity, "rows": PARITY_ROWS}
         with replacing_folder(chapter.of_version(home, "onnx_model", context.partition_key)) as folder:
             made = perform("export", inputs, settings, folder)
@@ -187,14 +211,21 @@ def _rung(chapter: Chapter, rung: str) -> dg.AssetsDefinition:
 
 def _judged_rows(chapter: Chapter, home: Home, version: str) -> dict[str, Path]:
     """The rows that everything is judged on, and what they mean."""
-    contract = chapter.of_version(home, "registered_model", version) / CONTRACT_FILE
-    return {"contract": contract, "holdout": home.data(chapter.spec.data.holdout)}
+    source, holdout = chapter.of_version(home, "registered_model", version), chapter.spec.data.holdout
+    tokenizer = source / TOKENIZER_FILE
+    rows = {"contract": source / CONTRACT_FILE, "holdout": home.data(holdout)}
+    return rows | ({"tokenizer": tokenizer} if tokenizer.exists() else {})
 
 
 def _judging(chapter: Chapter) -> dict[str, object]:
     """What is judged by, and what a session is served with and so judged with."""
     gate, serving = chapter.spec.gate, chapter.spec.serving
     return {"gate": gate.model_dump(mode="json"), "device": serving.device, "threads": serving.threads}
+
+
+def _timed_sizes(chapter: Chapter) -> list[int]:
+    """Those that the gate judges by, and the ends of what is served: the service plans by what they take."""
+    return sorted({1, *chapter.spec.gate.batch_sizes, chapter.spec.serving.max_batch_size})
 
 
 def _release_model(chapter: Chapter) -> dg.AssetsDefinition:
@@ -206,7 +237,7 @@ def _release_model(chapter: Chapter) -> dg.AssetsDefinition:
         partitions_def=chapter.versions,
         group_name=spec.name,
         kinds={"onnx"},
-        code_version=digest_of(json.dumps(_judging(chapter))),
+        code_version=digest_of(json.dumps(_judging(chapter)), json.dumps(_timed_sizes(chapter))),
     )
     def release_model(
         context: dg.AssetExecutionContext,
@@ -231,7 +262,8 @@ def _release_model(chapter: Chapter) -> dg.AssetsDefinition:
         settings = {"label": spec.data.label, **_judging(chapter)}
         with replacing_folder(folder) as temp:
             inputs["speeds"] = temp / SPEEDS_FILE
-            time_ladder(inputs, settings, inputs["speeds"], time.perf_counter)
+            timed = {**settings, "batch_sizes": _timed_sizes(chapter)}
+            time_ladder(inputs, timed, inputs["speeds"], time.perf_counter)
             made = perform("judge", inputs, {**settings, "production_version": before}, temp)
         parameters = {"release_dir": str(folder.parent), "model": spec.name, "version": version}
         report = notebooks.run("accuracy_review", parameters, folder.parent / "accuracy_report")

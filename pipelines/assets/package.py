@@ -1,6 +1,7 @@
 """From the chosen ONNX file to a bento that was tried: build, compare, load."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -11,15 +12,19 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bentos.contract import Contract
 from bentos.engine import PROVIDERS, Engine
-from bentos.manifest import MODEL_FILE, Manifest
+from bentos.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, sha256
 from pipelines.assets.common import Chapter, plain, verdict_check
+from pipelines.assets.optimize import FETCHED_FILE, SPEEDS_FILE
 from pipelines.core.contracts import load_contract
 from pipelines.core.home import Home
 from pipelines.core.ladder import Ladder
 from pipelines.core.latency import fell_behind, judge_load
 from pipelines.core.packing import Ask, judge_answers, make_manifest, source_digest
-from pipelines.core.rows import digest_of, read_rows, sample, to_records, to_tensors
+from pipelines.core.rows import digest_of, longest, read_rows, sample, to_records, to_tensors
+from pipelines.core.speed import load_speeds
+from pipelines.core.texts import tokenizer_of
 from pipelines.core.verdict import Verdict
 from pipelines.gateways.bento_store import BentoStore
 from pipelines.gateways.client import Client
@@ -76,7 +81,8 @@ def _bento(chapter: Chapter) -> dg.AssetsDefinition:
         manifest = _manifest(chapter, home, version, source)
         built = bentos.build(source / MODEL_FILE, manifest)
         with replacing_folder(chapter.of_version(home, "bento", version)) as folder:
-            manifest.save(folder)
+            # Of a release that was built before, the costs are those that were measured then.
+            shutil.copyfile(built.model.with_name(MANIFEST_FILE), folder / MANIFEST_FILE)
             (folder / BENTO_FILE).write_text(json.dumps({"tag": built.tag, "model": str(built.model)}))
         return dg.MaterializeResult(
             metadata={
@@ -92,8 +98,7 @@ def _bento(chapter: Chapter) -> dg.AssetsDefinition:
 
 def _manifest(chapter: Chapter, home: Home, version: str, source: Path) -> Manifest:
     winner = Ladder.load(source / "ladder.json").winner
-    fetched = json.loads((chapter.of_version(home, "registered_model", version) / "fetched.json").read_text())
-    provenance = {"mlflow_model_id": fetched["model_id"]}
+    fetched = json.loads((chapter.of_version(home, "registered_model", version) / FETCHED_FILE).read_text())
     contract = load_contract(source)
     return make_manifest(
         chapter.spec.name,
@@ -103,8 +108,19 @@ def _manifest(chapter: Chapter, home: Home, version: str, source: Path) -> Manif
         contract,
         chapter.spec.serving,
         source_digest(PROJECT),
-        provenance,
+        provenance={"mlflow_model_id": fetched["model_id"]},
+        files={name: sha256(source / name) for name in ([contract.text.file] if contract.text else [])},
+        longest=_longest(chapter, home, contract, source),
+        speeds=load_speeds(source / SPEEDS_FILE)[winner.rung],
     )
+
+
+def _longest(chapter: Chapter, home: Home, contract: Contract, source: Path) -> int:
+    """The longest row of the reference along dimensions of any length; 0 where there are none."""
+    if all(-1 not in field.shape[1:] for field in contract.inputs):
+        return 0
+    rows = sample(read_rows(home.data(chapter.spec.data.reference), "reference"), LOAD_ROWS)
+    return longest(contract, to_tensors(contract, rows, "reference", tokenizer_of(contract, source)))
 
 
 def _load_test(chapter: Chapter) -> dg.AssetsDefinition:
@@ -160,9 +176,11 @@ def _compare(chapter: Chapter, home: Home, manifest: Manifest, bento: Mapping, a
     engine = Engine(
         Path(bento["model"]), manifest.contract, spec.serving.threads, PROVIDERS[spec.serving.device]
     )
-    expected = engine.run(to_tensors(manifest.contract, rows, "holdout"))
-    tolerance, records = max(spec.gate.parity, spec.gate.max_batch_shift), to_records(manifest.contract, rows)
-    return judge_answers(ask, records, expected, manifest.contract, tolerance, bento["tag"])
+    contract, tokenizer = manifest.contract, tokenizer_of(manifest.contract, Path(bento["model"]).parent)
+    expected = engine.run(to_tensors(contract, rows, "holdout", tokenizer))
+    tolerance, records = max(spec.gate.parity, spec.gate.max_batch_shift), to_records(contract, rows)
+    most = manifest.plan.max_request_rows
+    return judge_answers(ask, records, expected, contract, tolerance, bento["tag"], most)
 
 
 def _load(

@@ -18,6 +18,7 @@ from pipelines.core.home import Home
 from pipelines.core.rows import read_rows
 from pipelines.core.scoring import score_file
 from pipelines.core.spec import ScoringSpec
+from pipelines.core.texts import tokenizer_of
 from pipelines.gateways.ledger import Entry, Ledger
 from pipelines.gateways.tables import replacing_folder
 
@@ -115,10 +116,13 @@ def _scores(chapter: Chapter, scoring: ScoringSpec) -> dg.AssetsDefinition:
         engine = production_engine(home, entry)
         source = home.data(scoring.input.format(month=month))
         with replacing_folder(chapter.of_month(home, "scores", month)) as folder:
-            target = folder / SCORES_FILE
-            summary = score_file(source, target, engine, engine.contract, spec.data.key, scoring.batch_rows)
+            target, contract = folder / SCORES_FILE, engine.contract
+            tokenizer = tokenizer_of(contract, home.root / entry.artifact)
+            summary = score_file(
+                source, target, engine, contract, spec.data.key, scoring.batch_rows, tokenizer
+            )
             rows, frame = pq.read_metadata(source).num_rows, pd.read_parquet(target)
-            validation = validate_scores(engine.contract, frame, spec.data.key, rows, subject=summary.sha256)
+            validation = validate_scores(contract, frame, spec.data.key, rows, subject=summary.sha256)
             if not validation.verdict.passed:
                 raise ContractBroken(
                     f"The scores of {month}", validation.verdict.why, "the former scores stay"

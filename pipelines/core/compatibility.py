@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from bentos.contract import Contract, Field
+from bentos.contract import Contract, Field, Text
 from pipelines.core.verdict import Verdict, judge
 
 Level = Literal["full", "backward", "breaking"]
@@ -42,6 +42,7 @@ def compare_contracts(candidate: Contract, production: Contract) -> Compatibilit
     found = [
         *_compare("input", candidate.inputs, production.inputs),
         *_compare("output", candidate.outputs, production.outputs),
+        *_text_changes(candidate.text, production.text),
     ]
     levels = {level for level, _ in found}
     worst: Level = "breaking" if "breaking" in levels else "backward" if levels else "full"
@@ -107,8 +108,22 @@ def _input_changes(now: Field, before: Field) -> Iterator[Difference]:
         same_rank = len(now.shape) == len(before.shape)
         fits = same_rank and all(map(_fits, now.shape, before.shape))
         yield ("backward" if fits else "breaking"), f"shape {_shape(now)} was {_shape(before)}"
+    if now.max_length != before.max_length:
+        grows = (now.max_length or math.inf) > (before.max_length or math.inf)
+        change = f"longest {_bound(now.max_length)} was {_bound(before.max_length)}"
+        yield ("backward" if grows else "breaking"), change
     if now.nullable != before.nullable:
         yield ("backward", "may be missing now") if now.nullable else ("breaking", "may not be missing now")
+
+
+def _text_changes(now: Text | None, before: Text | None) -> Iterator[Difference]:
+    """Whoever sends tokens goes on to; so a text may come, but not go. Where it is cut, the model answers."""
+    if before and (now is None or now.name != before.name):
+        yield "breaking", f"text {before.name}: is gone"
+    if now and (before is None or now.name != before.name):
+        yield "backward", f"text {now.name}: is new"
+    elif now and before and now.max_tokens != before.max_tokens:
+        yield "backward", f"text {now.name}: is cut at {now.max_tokens} tokens, was at {before.max_tokens}"
 
 
 def _category_changes(now: Field, before: Field) -> Iterator[Difference]:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -89,6 +89,27 @@ def refuse_key(contract: Contract, key: str) -> None:
     """Raises SettingsInvalid where scores could not hold the key beside the outputs."""
     if key in {field.name for field in contract.outputs}:
         raise SettingsInvalid("data.key", key, "an output of the model has that name: rename the column")
+
+
+def refuse_default(contract: Contract, answer: Mapping[str, Any] | None) -> None:
+    """Raises SettingsInvalid for a default answer that could be none of the model's."""
+    setting, outputs = "serving.default_answer", [field.name for field in contract.outputs]
+    if answer is not None and sorted(answer) != sorted(outputs):
+        raise SettingsInvalid(setting, answer, f"the model's outputs are {', '.join(outputs)}")
+    for field in contract.outputs if answer else ():
+        if not _could_be(field, (answer or {})[field.name]):
+            mend = f"{field.name} is {field.dtype} of the shape {field.shape[1:]}, and finite"
+            raise SettingsInvalid(setting, answer, mend)
+
+
+def _could_be(field: Field, answer: Any) -> bool:
+    try:
+        value = np.array(answer)
+    except ValueError:  # its lists differ in length
+        return False
+    sizes = zip((1, *value.shape), field.shape, strict=False)
+    fits = value.ndim == len(field.shape) - 1 and all(wanted in (-1, size) for size, wanted in sizes)
+    return fits and np.can_cast(value.dtype, field.dtype, "same_kind") and bool(np.isfinite(value).all())
 
 
 def save_contract(contract: Contract, folder: Path) -> None:

@@ -7,12 +7,12 @@ value is a finding (it raises otherwise), and the verdict is ours (by default ha
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from bentos.contract import Contract, Field
+from bentos.contract import Contract, Field, Text
 from pipelines.core.errors import ContractBroken, SettingsInvalid
 from pipelines.core.spec import ColumnDrift, MonitoringSpec
 from pipelines.core.verdict import Verdict, judge
@@ -82,12 +82,13 @@ def measure_drift(
     subject: str,
     month: str,
 ) -> DriftReport:
-    """Compare the contract's scalar inputs and outputs in both frames, and write Evidently's page to `html`.
+    """Compare the contract's scalar inputs and outputs, and what `with_text_length` adds, in both frames, and
+    write Evidently's page to `html`.
 
     Fewer rows than `spec.min_rows` on either side are inconclusive, and no page is written. Raises
     ContractBroken for a column that is missing or mistyped, SettingsInvalid for a method that does not fit.
     """
-    rules = _rules(contract, spec)
+    rules = _rules(contract, spec, reference.columns.intersection(current.columns))
     sides = {"reference": reference, "current": current}
     few = [] if rules else ["no column holds one value a row: there is nothing to compare"]
     few += [
@@ -105,9 +106,22 @@ def measure_drift(
     return DriftReport(month, len(current), len(reference), columns, share, verdict)
 
 
-def _rules(contract: Contract, spec: MonitoringSpec) -> Rules:
-    """Method and threshold of every column that holds one value a row."""
+def with_text_length(contract: Contract, frame: "pd.DataFrame") -> "pd.DataFrame":
+    """The frame with how many characters each text has, where there are texts: what they are compared by."""
+    if contract.text is None or contract.text.name not in frame:
+        return frame
+    return frame.assign(**{_length_of(contract.text): frame[contract.text.name].str.len()})
+
+
+def _length_of(text: Text) -> str:
+    return f"{text.name}_length"
+
+
+def _rules(contract: Contract, spec: MonitoringSpec, columns: Iterable[str]) -> Rules:
+    """Method and threshold of every column that holds one value a row, and of the length of texts."""
     fields = [field for field in (*contract.inputs, *contract.outputs) if len(field.shape) == 1]
+    if contract.text and _length_of(contract.text) in columns:
+        fields.append(Field(_length_of(contract.text), "int64"))
     if unknown := sorted(spec.columns.keys() - {field.name for field in fields}):
         known = ", ".join(field.name for field in fields)
         raise SettingsInvalid("monitoring.columns", unknown[0], f"the columns are {known}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bentos.contract import Contract, Field
+from pipelines.core.texts import STRING, given_fields
 from pipelines.core.verdict import Verdict, judge
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def validate_rows(
         min_value=1,
     )
     extra = [*_key(key), *_label(label, binary)]
-    return _validate(frame, what, contract.inputs, [key, label], some, extra, subject)
+    fields = given_fields(contract, frame.columns)
+    return _validate(frame, what, fields, [key, label], some, extra, subject)
 
 
 def validate_scores(
@@ -95,7 +97,7 @@ def _types(fields: tuple[Field, ...], frame) -> Iterator:
     for field in fields:
         if field.name in frame and len(field.shape) == 1:
             demand, mend, types = "hold numbers", f"write it as {field.dtype}", _NUMBERS
-            if field.categories is not None:
+            if field.categories is not None or field.dtype == STRING:
                 demand, mend, types = "hold strings", "write it as text", _STRINGS
             yield _expect(
                 "ExpectColumnValuesToBeInTypeList", demand, mend, column=field.name, type_list=types
@@ -105,7 +107,7 @@ def _types(fields: tuple[Field, ...], frame) -> Iterator:
 def _values(field: Field) -> Iterator:
     if field.categories is not None or not field.nullable:
         yield _filled(field.name)
-    if len(field.shape) > 1:
+    if len(field.shape) > 1 or field.dtype == STRING:
         return
     if field.categories is not None:
         yield _known(field, field.categories)

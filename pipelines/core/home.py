@@ -36,6 +36,10 @@ class Home:
     def ledger(self) -> Path:
         return self.root / "ledger.sqlite"
 
+    def prediction_log(self, model: str) -> Path:
+        """What the model's releases in production were asked and answered."""
+        return self.root / "prediction_log" / model
+
     def artifact(self, model: str, version: str, asset: str) -> Path:
         """The folder of one asset of the release path, e.g. artifacts/flight_delay/3/onnx_model."""
         return self.root / "artifacts" / model / version / asset

@@ -2,16 +2,21 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from bentos.contract import Contract, Field
-from bentos.manifest import Manifest, Plan
+from bentos.manifest import Cost, Manifest, Plan, Slo
+from pipelines.core.contracts import refuse_default
 from pipelines.core.rows import digest_of
 from pipelines.core.spec import ServingSpec
+from pipelines.core.speed import Speed
 from pipelines.core.verdict import Verdict, judge
 
 Ask = Callable[[Sequence[Mapping]], list[dict]]
@@ -19,6 +24,9 @@ Ask = Callable[[Sequence[Mapping]], list[dict]]
 
 REQUEST_ROWS = (1, 7, 64)
 """Rows of the requests that the built bento is asked, in turn."""
+
+SHORTEST_BUCKET = 8
+"""Rows of up to this length share a bucket: below it the length hardly matters."""
 
 
 def source_digest(project: Path) -> str:
@@ -37,19 +45,53 @@ def make_manifest(
     serving: ServingSpec,
     source: str,
     provenance: Mapping[str, str],
+    files: Mapping[str, str] = MappingProxyType({}),
+    longest: int = 0,
+    speeds: Mapping[int, Speed] = MappingProxyType({}),
 ) -> Manifest:
-    """The manifest, with a release id that changes when the model, contract, plan or service code does."""
-    plan = Plan(
-        max_batch_size=serving.max_batch_size,
-        max_latency_ms=serving.max_latency_ms,
-        threads=serving.threads,
-        device=serving.device,
-    )
-    parts = (name, version, model_sha256, json.dumps(contract.to_dict()), repr(plan), source)
-    release_id = f"v{version}-{digest_of(*parts)[:10]}"
+    """The manifest. `files` are the digests of what is packed beside the model, `longest` is the longest row
+    of the reference along dimensions of any length, `speeds` are those of the rung.
+
+    The release id changes with all that is packed but `speeds` and `provenance`: noise in a measurement makes
+    no other release.
+    """
+    plan, slo = make_plan(serving, contract, longest), Slo(**_alike(serving, Slo))
+    refuse_default(contract, serving.default_answer)
+    parts = json.dumps([contract.to_dict(), asdict(plan), asdict(slo), dict(files)], sort_keys=True)
+    release_id = f"v{version}-{digest_of(name, version, model_sha256, parts, source)[:10]}"
+    measured = replace(plan, costs=costs_of(speeds))
     return Manifest(
-        name, version, release_id, rung, model_sha256, contract, plan, provenance=dict(provenance)
+        name, version, release_id, rung, model_sha256, contract, measured, slo, dict(files), dict(provenance)
     )
+
+
+def make_plan(serving: ServingSpec, contract: Contract, longest: int) -> Plan:
+    """What the settings say of admission and batching; costs are left to what was measured."""
+    lengths = length_buckets(longest, contract) if serving.lengths is None else serving.lengths
+    most_bytes = round(serving.max_body_megabytes * 2**20)
+    return Plan.from_dict({**_alike(serving, Plan), "lengths": lengths, "max_body_bytes": most_bytes})
+
+
+def length_buckets(longest: int, contract: Contract) -> tuple[int, ...]:
+    """The powers of two up to the first that holds the longest row; the last ends where the contract does."""
+    if not longest:
+        return ()
+    limits = [field.max_length for field in contract.inputs if -1 in field.shape[1:]]
+    limits.append(contract.text.max_tokens if contract.text else None)
+    most = min((limit for limit in limits if limit), default=math.inf)
+    enough = max(SHORTEST_BUCKET, 2 ** (longest - 1).bit_length())
+    powers = (2**n for n in range(SHORTEST_BUCKET.bit_length() - 1, enough.bit_length()))
+    return tuple(sorted({int(min(power, most)) for power in powers}))
+
+
+def costs_of(speeds: Mapping[int, Speed]) -> tuple[Cost, ...]:
+    """What batches of the timed sizes take, in ms."""
+    return tuple((rows, speed.length, speed.latency_us / 1000) for rows, speed in sorted(speeds.items()))
+
+
+def _alike(serving: ServingSpec, kind: type[Plan] | type[Slo]) -> dict[str, Any]:
+    """The settings that the manifest has by the same name."""
+    return serving.model_dump(include={field.name for field in fields(kind)})
 
 
 def judge_answers(
@@ -59,11 +101,12 @@ def judge_answers(
     contract: Contract,
     tolerance: float,
     subject: str,
+    max_request_rows: int = max(REQUEST_ROWS),
 ) -> Verdict:
     """Whether a service answers `rows` like the ONNX file did all at once, in requests of several sizes."""
     answers: list[dict] = []
     while len(answers) < len(rows):
-        size = REQUEST_ROWS[len(answers) % len(REQUEST_ROWS)]
+        size = min(max_request_rows, REQUEST_ROWS[len(answers) % len(REQUEST_ROWS)])
         answers += ask(rows[len(answers) : len(answers) + size])
     worst = {
         field.name: _furthest([answer[field.name] for answer in answers], expected[field.name], field)

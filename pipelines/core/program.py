@@ -46,7 +46,7 @@ class Program:
             given.arg for given in signature.input_specs if given.kind.name == "USER_INPUT"
         ]
         answers = [answer.arg for answer in signature.output_specs if answer.kind.name == "USER_OUTPUT"]
-        self._answered = [not _is_constant(answer) for answer in answers]
+        self._answered = [not is_constant(answer) for answer in answers]
         takes = _names(spec.in_spec, self._given, [given.name for given in self._given])
         returns = _names(spec.out_spec, answers, [f"number {place}" for place in range(len(answers))])
         self.inputs = _matched("input", source, takes, contract.inputs)
@@ -70,7 +70,7 @@ class Program:
         from torch.utils._pytree import tree_leaves, tree_unflatten
 
         tensors = (torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in self.inputs)
-        leaves = [given.value if _is_constant(given) else next(tensors) for given in self._given]
+        leaves = [given.value if is_constant(given) else next(tensors) for given in self._given]
         args, kwargs = tree_unflatten(leaves, self._tree)
         try:
             with torch.inference_mode():
@@ -119,7 +119,7 @@ def _unreadable(source: Path, error: BaseException) -> ModelRefused:
     return refused(source, reason, "log it again with mlflow.pytorch.log_model")
 
 
-def _is_constant(argument) -> bool:
+def is_constant(argument) -> bool:
     """Arguments that were Python values at export, None among them, are no tensors of the model."""
     from torch.export.graph_signature import ConstantArgument
 
@@ -134,7 +134,7 @@ def _names(tree, arguments: Sequence, otherwise: Sequence[str]) -> list[str]:
     return [
         str(getattr(path[-1], "key", name)) if path else name
         for path, argument, name in zip(paths, arguments, otherwise, strict=True)
-        if not _is_constant(argument)
+        if not is_constant(argument)
     ]
 
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from bentos.contract import Contract, ContractViolation, Field, encode
 from bentos.manifest import sha256
 from pipelines.core.errors import ContractBroken, FileMissing
+from pipelines.core.texts import STRING, Tokenizes, given_fields, tokenized
 
 
 class Runs(Protocol):
@@ -49,10 +50,17 @@ class ScoreSummary:
 
 
 def score_file(
-    source: Path, target: Path, engine: Runs, contract: Contract, key: str, batch_rows: int
+    source: Path,
+    target: Path,
+    engine: Runs,
+    contract: Contract,
+    key: str,
+    batch_rows: int,
+    tokenizer: Tokenizes | None = None,
 ) -> ScoreSummary:
     """Score every row of `source` into `target`: the key and one column an output, in the same order; an
-    output that is a vector becomes a list. Floats are float32.
+    output that is a vector becomes a list. Floats are float32. `tokenizer` is needed where the contract has a
+    text.
 
     Raises FileMissing, and ContractBroken naming file and column; then `target` is as it was before.
     """
@@ -62,7 +70,7 @@ def score_file(
     try:
         with _opened(source, contract, key) as file, _writer(partial, file, key, contract) as writer:
             for batch in _batches(file, contract, key, batch_rows):
-                scores = _scores(batch, engine, contract, source)
+                scores = _scores(batch, engine, contract, tokenizer, source)
                 for name in names:
                     moments[name].add(scores[name], rows)
                 columns = [_column(scores[name], writer.schema.field(name).type) for name in names]
@@ -85,10 +93,11 @@ def _opened(source: Path, contract: Contract, key: str) -> pq.ParquetFile:
     except pa.ArrowInvalid as error:
         raise _broken(source, f"it is not readable ({error})", "write it as Parquet") from error
     found = {field.name: field.type for field in file.schema_arrow}
-    for name in [key, *(field.name for field in contract.inputs)]:
+    fields = given_fields(contract, found)
+    for name in [key, *(field.name for field in fields)]:
         if name not in found:
             raise _broken(source, f"the column {name} is missing", f"add {name}")
-    for field in contract.inputs:
+    for field in fields:
         expected, fits = _wanted(field)
         if not fits(found[field.name]):
             reason = f"the column {field.name} holds {found[field.name]} where {expected} are expected"
@@ -121,14 +130,18 @@ def _column(values: np.ndarray, kind: pa.DataType) -> pa.Array:
 
 def _batches(file: pq.ParquetFile, contract: Contract, key: str, rows: int) -> Iterator[pa.RecordBatch]:
     """The columns that are needed, and nothing else of the file."""
-    columns = [key, *(field.name for field in contract.inputs if field.name != key)]
+    fields = given_fields(contract, file.schema_arrow.names)
+    columns = [key, *(field.name for field in fields if field.name != key)]
     return file.iter_batches(batch_size=rows, columns=columns)
 
 
-def _scores(batch: pa.RecordBatch, engine: Runs, contract: Contract, source: Path) -> dict[str, np.ndarray]:
+def _scores(
+    batch: pa.RecordBatch, engine: Runs, contract: Contract, tokenizer: Tokenizes | None, source: Path
+) -> dict[str, np.ndarray]:
     try:
-        columns = {field.name: _values(field.name, batch.column(field.name)) for field in contract.inputs}
-        outputs = engine.run(encode(contract, columns))
+        fields = given_fields(contract, batch.schema.names)
+        columns = {field.name: _values(field.name, batch.column(field.name)) for field in fields}
+        outputs = engine.run(encode(contract, tokenized(contract, columns, tokenizer)))
     except ContractViolation as error:
         mend = f"correct {error.field}, or the contract"
         raise _broken(source, f"the column {error.field} {error.reason}", mend) from error
@@ -157,7 +170,8 @@ def _is_string(kind: pa.DataType) -> bool:
 
 
 def _wanted(field: Field) -> tuple[str, Callable[[pa.DataType], bool]]:
-    value, fits = ("numbers", _is_number) if field.categories is None else ("strings", _is_string)
+    of_strings = field.categories is not None or field.dtype == STRING
+    value, fits = ("strings", _is_string) if of_strings else ("numbers", _is_number)
     return (value, fits) if len(field.shape) == 1 else (f"lists of {value}", partial(_is_list, fits=fits))
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +19,14 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Speed:
-    """One rung at one batch size: µs a run, and times as fast as fp32 (median and range over rounds)."""
+    """One rung at one batch size: µs a run, and times as fast as fp32 (median and range over rounds).
+    `length` is that of the batch along dimensions of any length, 0 where there are none."""
 
     latency_us: float
     speedup: float
     low: float
     high: float
+    length: int = 0
 
 
 Speeds = Mapping[str, Mapping[int, Speed]]
@@ -45,17 +47,17 @@ def load_speeds(path: Path) -> Speeds:
 
 
 def compare_speed(
-    engines: Mapping[str, Runs], feeds: Tensors, batch_sizes: list[int], clock: Clock
+    engines: Mapping[str, Runs], feeds: Tensors, batch_sizes: list[int], clock: Clock, length: int = 0
 ) -> dict[str, dict[int, Speed]]:
     """Time every rung at every batch size, turn about: {rung: {batch size: Speed}}.
 
-    `engines` must hold "fp32". `clock` gives seconds, e.g. time.perf_counter.
+    `engines` must hold "fp32". `clock` gives seconds, e.g. time.perf_counter. `length` is that of the feeds.
     """
     table: dict[str, dict[int, Speed]] = {rung: {} for rung in engines}
     for rows in batch_sizes:
         batch = take(feeds, np.arange(rows) % row_count(feeds))
         for rung, speed in _at_one_size(engines, batch, clock).items():
-            table[rung][rows] = speed
+            table[rung][rows] = replace(speed, length=length)
     return table
 
 

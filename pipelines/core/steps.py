@@ -36,6 +36,7 @@ from pipelines.core.rows import read_rows, stream_tensors, to_array, to_tensors
 from pipelines.core.slices import slice_masks
 from pipelines.core.spec import GateSpec
 from pipelines.core.speed import Clock, load_speeds, save_speeds
+from pipelines.core.texts import Tokenizes, copy_tokenizer, tokenizer_of
 from pipelines.core.trial import BATCH_ROWS, judge_rungs, load_outputs, time_rungs, try_rung
 from pipelines.core.verdict import Verdict
 
@@ -59,7 +60,7 @@ def export(inputs: Inputs, settings: Settings, folder: Path) -> dict[str, object
     contract, target = load_contract(inputs["contract"]), folder / MODEL_FILE
     export_onnx(settings["form"], inputs["registered"], target, contract)
     frame = read_rows(inputs["holdout"], "holdout").head(settings["rows"])
-    rows, digest = to_tensors(contract, frame, "holdout"), sha256(target)
+    rows, digest = to_tensors(contract, frame, "holdout", _tokenizer(inputs, contract)), sha256(target)
     source = source_model(settings["form"], inputs["registered"], contract)
     engine = Engine(target, contract)
     verdict = judge_parity(engine, source, rows, contract, settings["parity"], digest).save(folder)
@@ -72,10 +73,11 @@ def build_rung(inputs: Inputs, settings: Settings, folder: Path) -> dict[str, ob
     Settings: rung, gate (GateSpec), device, threads.
     """
     contract, spec = load_contract(inputs["contract"]), GateSpec(**settings["gate"])
-    holdout = to_tensors(contract, read_rows(inputs["holdout"], "holdout"), "holdout")
+    tokenizer = _tokenizer(inputs, contract)
+    holdout = to_tensors(contract, read_rows(inputs["holdout"], "holdout"), "holdout", tokenizer)
     stream = partial(
         stream_tensors, contract, inputs["calibration"], "calibration", CALIBRATION_BATCH_ROWS,
-        spec.calibration_rows,
+        spec.calibration_rows, tokenizer,
     )  # fmt: skip
     load = _loading(contract, settings)
     built = try_rung(settings["rung"], inputs["model"], folder, stream, holdout, load, spec)
@@ -85,10 +87,11 @@ def build_rung(inputs: Inputs, settings: Settings, folder: Path) -> dict[str, ob
 def time_ladder(inputs: Inputs, settings: Settings, target: Path, clock: Clock) -> None:
     """contract, holdout and a folder for each rung → how fast the rungs are, in the file `target`.
 
+    Settings: those of `judge`, and batch_sizes, in rows, which hold at least those that the gate judges by.
     No step of its own, for nobody can repeat a measurement; what is judged by it can be repeated.
     """
     given = _Given.of(inputs, settings)
-    sizes = given.spec.batch_sizes
+    sizes = settings["batch_sizes"]
     save_speeds(time_rungs(given.rungs(inputs), given.tensors, given.load, sizes, clock), target)
 
 
@@ -98,11 +101,13 @@ def judge(inputs: Inputs, settings: Settings, folder: Path) -> dict[str, object]
 
     Settings: gate, label, device, threads, production_version (None where none serves).
     """
-    given, speeds = _Given.of(inputs, settings), load_speeds(inputs["speeds"])
+    given, timed = _Given.of(inputs, settings), load_speeds(inputs["speeds"])
+    speeds = {rung: {rows: of[rows] for rows in given.spec.batch_sizes} for rung, of in timed.items()}
     rungs, holdout = given.rungs(inputs), given.holdout
     ladder = judge_rungs(rungs, given.contract, given.tensors, holdout, given.load, given.spec, speeds)
     ladder.save(folder / LADDER_FILE)
     save_contract(given.contract, folder)
+    copy_tokenizer(given.contract, inputs["contract"].parent, folder)
     judge_ladder(ladder).save(folder)
     if ladder.chosen is None:
         for gate in (COMPATIBLE, AGAINST_PRODUCTION, FAIRNESS):
@@ -128,7 +133,7 @@ class _Given:
     @classmethod
     def of(cls, inputs: Inputs, settings: Settings) -> "_Given":
         contract, frame = load_contract(inputs["contract"]), read_rows(inputs["holdout"], "holdout")
-        tensors = to_tensors(contract, frame, "holdout")
+        tensors = to_tensors(contract, frame, "holdout", _tokenizer(inputs, contract))
         return cls(contract, GateSpec(**settings["gate"]), frame, tensors, settings)
 
     def rungs(self, inputs: Inputs) -> dict[str, Path]:
@@ -154,7 +159,8 @@ def _judge_against_production(
     if version:
         theirs = load_contract(inputs["production"])
         engine = _loading(theirs, given.settings)(inputs["production"] / MODEL_FILE)
-        answers = predict(engine, to_tensors(theirs, given.frame, "holdout"), BATCH_ROWS)
+        tokenizer = tokenizer_of(theirs, inputs["production"])
+        answers = predict(engine, to_tensors(theirs, given.frame, "holdout", tokenizer), BATCH_ROWS)
         before = answers.get(spec.output or "", answers[theirs.outputs[0].name])
     permitted = spec.allow_breaking_contract
     judge_compatibility(given.contract, theirs, permitted, subject, version).save(folder)
@@ -175,6 +181,11 @@ def _judge_groups(given: _Given, scores: np.ndarray, subject: str, folder: Path)
 
 def _save_all(entries: Iterable, path: Path) -> None:
     path.write_text(json.dumps([asdict(entry) for entry in entries], indent=2) + "\n")
+
+
+def _tokenizer(inputs: Inputs, contract: Contract) -> Tokenizes | None:
+    """It lies beside the contract; among the inputs it is only so that its digest is kept."""
+    return tokenizer_of(contract, inputs["contract"].parent)
 
 
 def _loading(contract: Contract, settings: Settings) -> Callable[[Path], Engine]:

@@ -20,6 +20,7 @@ from pipelines.core.invariance import batch_invariance
 from pipelines.core.ladder import Ladder, RungReport, choose
 from pipelines.core.metrics import metric_of
 from pipelines.core.recipe import Recipe
+from pipelines.core.rows import longest
 from pipelines.core.rungs import load_rung
 from pipelines.core.spec import GateSpec
 from pipelines.core.speed import Clock, Speeds, compare_speed
@@ -105,7 +106,7 @@ def time_rungs(
     engines = {
         rung: load(folder / MODEL_FILE) for rung, folder in folders.items() if Built.load(folder).built
     }
-    return compare_speed(engines, rows, batch_sizes, clock)
+    return compare_speed(engines, rows, batch_sizes, clock, longest(engines["fp32"].contract, rows))
 
 
 def judge_rungs(

@@ -15,6 +15,9 @@ from pipelines.core.home import Home
 from pipelines.gateways.environments import locked, python_with, run
 from pipelines.gateways.processes import Command
 
+CAPTURE_SETTING = "SEATRIAL_CAPTURE_FOLDER"
+"""Tells a service where its prediction log goes; without it there is none."""
+
 BUILD = """
 import shutil, sys, bentoml
 from bentoml_cli.cli import cli
@@ -42,13 +45,14 @@ class BentoStore(ABC):
 
     @abstractmethod
     def build(self, model: Path, manifest: Manifest) -> BuiltBento:
-        """Pack `model` (an ONNX file) and `manifest`, and run `bentoml build`. The same release again returns
-        the bento that is there. Raises BuildFailed."""
+        """Pack `model` (an ONNX file), `manifest` and the files that it names, which lie beside the model,
+        and run `bentoml build`. The same release again returns the bento that is there. Raises BuildFailed.
+        """
 
     @abstractmethod
-    def command(self, tag: str, port: int) -> Command:
-        """How to serve the bento on 127.0.0.1:`port` from an environment with its requirements only.
-        Creates that environment on first use. Raises BuildFailed."""
+    def command(self, tag: str, port: int, *, logged: bool = False) -> Command:
+        """How to serve the bento on 127.0.0.1:`port` from an environment with its requirements only, if
+        `logged` with a prediction log. Creates that environment on first use. Raises BuildFailed."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,14 @@ class BentoMLStore(BentoStore):
         size_bytes = _size_bytes(bento) + _size_bytes(packed)
         return BuiltBento(f"{name}:{version}", bento, verified_model(packed, manifest), size_bytes)
 
-    def command(self, tag: str, port: int) -> Command:
-        bento = self._item("bentos", *tag.split(":"))
+    def command(self, tag: str, port: int, *, logged: bool = False) -> Command:
+        name, version = tag.split(":")
+        bento = self._item("bentos", name, version)
         python = python_with(bento / "env" / "python" / "requirements.txt", self.home.environments)
         # By its folder: a tag would be tried first as the name of a module.
         serve = (python, "-m", "bentoml", "serve", bento, "--host", "127.0.0.1", "--port", port)
-        return Command(tuple(map(str, serve)), _settings(self._serving_home(port)))
+        env = {CAPTURE_SETTING: str(self.home.prediction_log(name))} if logged else {}
+        return Command(tuple(map(str, serve)), env | _settings(self._serving_home(port)))
 
     def _item(self, kind: str, name: str, version: str) -> Path:
         return self.home.bentoml / kind / name / version
@@ -130,6 +136,8 @@ def _version(release_id: str) -> str:
 def _pack(model: Path, manifest: Manifest, folder: Path) -> Path:
     folder.mkdir(parents=True)
     shutil.copyfile(model, folder / MODEL_FILE)
+    for name in manifest.files:
+        shutil.copyfile(model.with_name(name), folder / name)
     manifest.save(folder)
     verified_model(folder, manifest)
     return folder

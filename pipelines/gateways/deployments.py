@@ -62,12 +62,12 @@ class Deployments:
 
     @contextmanager
     def stage(self, name: str, tag: str) -> Iterator[str]:
-        """Serve a bento apart from production while the block runs. Yields the URL of the ready service.
-        Raises ServiceFailed."""
+        """Serve a bento apart from production, without a prediction log, while the block runs. Yields the URL
+        of the ready service. Raises ServiceFailed."""
         process = f"{name}.stage"
         with ExitStack() as undo:
             undo.callback(self.processes.stop, process)
-            port = self._start(process, tag)
+            port = self._start(process, tag, logged=False)
             self._wait_until_ready(process, port)
             yield f"http://127.0.0.1:{port}"
 
@@ -126,7 +126,7 @@ class Deployments:
             self.router.ensure()
             return routes[release.path]
         undo.callback(self.processes.stop, release.process)
-        target = Target(release.release_id, self._start(release.process, release.tag))
+        target = Target(release.release_id, self._start(release.process, release.tag, logged=True))
         self.router.ensure()  # starts, where it must, while the service does
         self._wait_until_ready(release.process, target.port)
         self._check_identity(release, target)
@@ -135,10 +135,10 @@ class Deployments:
         undo.callback(self.router.route, routes)
         return target
 
-    def _start(self, process: str, tag: str) -> int:
+    def _start(self, process: str, tag: str, *, logged: bool) -> int:
         """Start the bento as `process`. Returns its port, which was free."""
         port = free_port()
-        self.processes.start(process, self.bentos.command(tag, port))
+        self.processes.start(process, self.bentos.command(tag, port, logged=logged))
         return port
 
     def _wait_until_ready(self, process: str, port: int) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.core.errors import ModelRefused
+from pipelines.core.texts import TOKENIZER_FILE
 
 if TYPE_CHECKING:
     from mlflow.models import Model, ModelSignature
@@ -41,7 +42,8 @@ class Tensor:
 
 @dataclass(frozen=True)
 class RegisteredModel:
-    """One version, fetched. `file` is a torch.export archive (`pt2`) or an ONNX file."""
+    """One version, fetched. `file` is a torch.export archive (`pt2`) or an ONNX file; `tokenizer` is the
+    tokenizer.json among the extra_files that it was registered with, if there was one."""
 
     name: str
     version: str
@@ -51,10 +53,12 @@ class RegisteredModel:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     metadata: Mapping = field(default_factory=dict)
+    tokenizer: Path | None = None
 
 
 def download(name: str, version: str, source: str, into: Path, tracking_uri: str) -> RegisteredModel:
-    """Copy the model file at the artifact URI `source` into the folder. Raises ModelRefused."""
+    """Copy the model file at the artifact URI `source`, and its tokenizer, into the folder. Raises
+    ModelRefused."""
     from mlflow.artifacts import download_artifacts
     from mlflow.models import Model
 
@@ -69,8 +73,10 @@ def download(name: str, version: str, source: str, into: Path, tracking_uri: str
         path = _archive_path(name, version, model, source, tracking_uri)
         form, file = "pt2", Path(copy(path))
         _refuse_pickles_in(file, name, version)
-    metadata = model.metadata or {}
-    return RegisteredModel(name, version, model.model_id or "", form, file, inputs, outputs, metadata)
+    extra = _tokenizer_path(model)
+    tokenizer = Path(copy(f"{source}/{extra}")) if extra else None
+    metadata, model_id = model.metadata or {}, model.model_id or ""
+    return RegisteredModel(name, version, model_id, form, file, inputs, outputs, metadata, tokenizer)
 
 
 def signature(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> "ModelSignature":
@@ -97,6 +103,12 @@ def _tensors(name: str, version: str, model: "Model") -> tuple[tuple[Tensor, ...
     if not all(tensor.name for tensor in [*inputs, *outputs]):
         raise ModelRefused(name, version, "its signature has a tensor without a name", ADD_SIGNATURE)
     return inputs, outputs
+
+
+def _tokenizer_path(model: "Model") -> str | None:
+    """Where among the model's extra files the tokenizer is."""
+    extra = [file["path"] for flavor in model.flavors.values() for file in flavor.get("extra_files") or []]
+    return next((path for path in extra if Path(path).name == TOKENIZER_FILE), None)
 
 
 def _archive_path(name: str, version: str, model: "Model", source: str, tracking_uri: str) -> str:

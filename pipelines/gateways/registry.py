@@ -39,8 +39,8 @@ class Registry(ABC):
 
     @abstractmethod
     def fetch(self, name: str, version: str, into: Path) -> RegisteredModel:
-        """Download the version's model file into the folder. Raises ModelNotFound, RegistryUnreachable, and
-        ModelRefused for a model that would have to be unpickled or has no signature."""
+        """Download the version's model file and tokenizer into the folder. Raises ModelNotFound,
+        RegistryUnreachable, and ModelRefused for what would have to be unpickled or has no signature."""
 
     @abstractmethod
     def set_alias(self, name: str, alias: str, version: str) -> None:
@@ -84,9 +84,11 @@ class MlflowRegistry(Registry):
         outputs: Sequence[Tensor],
         example: tuple,
         metadata: Mapping,
+        tokenizer: Path | None = None,
     ) -> str:
         """Register the net as the next version of `name`, as a torch.export archive, and return the version.
-        `example` is one array an input, of two rows or more. Raises RegistryUnreachable."""
+        `example` is one array an input, of two rows or more; `tokenizer` a tokenizer.json, for texts. Raises
+        RegistryUnreachable."""
         with self._asking(ModelNotFound(name)):
             experiment = self._experiment(name)
         import mlflow
@@ -103,6 +105,7 @@ class MlflowRegistry(Registry):
                 input_example=example,
                 pip_requirements=[f"torch=={torch.__version__.split('+')[0]}"],
                 metadata=dict(metadata),
+                extra_files=[str(tokenizer)] if tokenizer else None,
                 registered_model_name=name,
             )
         return str(logged.registered_model_version)

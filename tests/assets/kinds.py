@@ -1,7 +1,7 @@
 """Models that differ in kind, each with its rows and settings: what a world can be made of."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,7 @@ class Kind:
     settings: dict
     form: str = "pt2"
     metadata: dict = field(default_factory=dict)
+    tokenizer: Callable[[Path], Path] | None = None
 
     def world(self, root: Path) -> World:
         """An installation with this model's data and settings."""
@@ -46,7 +47,10 @@ class Kind:
     def register(self, installed: World) -> str:
         """The model as the next version."""
         file = self.save(installed.root / f"model.{self.form}")
-        return installed.registry.add("tiny", file, self.inputs, self.outputs, self.form, self.metadata)
+        tokenizer = self.tokenizer(installed.root / "tokenizer.json") if self.tokenizer else None
+        return installed.registry.add(
+            "tiny", file, self.inputs, self.outputs, self.form, self.metadata, tokenizer
+        )
 
 
 def archive(path: Path, net: nn.Module, args: tuple, dynamic: tuple) -> Path:
@@ -151,6 +155,35 @@ SEQUENCES = Kind(
     (Tensor("ids", "int64", (-1, -1)), Tensor("mask", "int64", (-1, -1))),
     (Tensor("embedding", "float32", (-1, 8)), Tensor("probability", "float32", (-1,))),
     {"gate": {"metric": "auc", "output": "probability"}},
+)
+
+
+# The same texts as they are written, of a model that was registered with its tokenizer.
+
+
+def word_tokenizer(path: Path, cut: int | None = 8) -> Path:
+    """A tokenizer.json that knows the words w1, w2, …, whose token is the number, and cuts after `cut`."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({f"w{word}": word for word in range(WORDS)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    if cut:
+        words.enable_truncation(cut)
+    words.save(str(path))
+    return path
+
+
+def written(seed: int, count: int = 600) -> pd.DataFrame:
+    rows = ragged(seed, count)
+    rows["text"] = [" ".join(f"w{word}" for word in ids) for ids in rows["ids"]]
+    return rows.drop(columns=["ids", "mask"])
+
+
+TEXTS = replace(
+    SEQUENCES,
+    rows=written,
+    inputs=(Tensor("input_ids", "int64", (-1, -1)), Tensor("attention_mask", "int64", (-1, -1))),
+    tokenizer=word_tokenizer,
 )
 
 
@@ -262,6 +295,7 @@ KINDS = {
     "classes by accuracy": many_classes(nn.Softmax(1), metric="accuracy"),
     "classes by log loss, all rungs": many_classes(nn.Softmax(1), metric="log_loss", rungs=list(RUNGS)),
     "sequences": SEQUENCES,
+    "texts": TEXTS,
     "embedding": EMBEDDING,
     "external data, own metric": EXTERNAL,
     "values of every type": MIXED,

@@ -20,7 +20,7 @@ from rich.console import Console
 from torch import nn
 
 from bentos.engine import Engine
-from bentos.manifest import MODEL_FILE, Manifest
+from bentos.manifest import MODEL_FILE, Manifest, sha256, verified_model
 from bentos.schema import columns, prediction_type, predictions, row_type
 from pipelines.components import ServedModel
 from pipelines.core.drift import DriftReport
@@ -29,6 +29,7 @@ from pipelines.core.ladder import Ladder, RungReport
 from pipelines.core.metrics import metric_of
 from pipelines.core.performance import PerformanceReport
 from pipelines.core.rows import to_array, to_records, to_tensors
+from pipelines.core.texts import Tokenizes, given_fields, tokenizer_of
 from pipelines.demo import _print_address
 from pipelines.gateways.registry import Tensor
 from pipelines.summary import print_ladder
@@ -40,14 +41,17 @@ from tests.assets.kinds import (
     REGRESSION,
     ROWS,
     SEQUENCES,
+    TEXTS,
     Kind,
     Texts,
     archive,
     beside,
     many_classes,
     texts,
+    word_tokenizer,
 )
 from tests.assets.world import MONTH, Outcome, World
+from tests.fakes.client import asked
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,15 @@ class Life:
     @property
     def engine(self) -> Engine:
         return Engine(self.world.artifact("1", "release_model") / MODEL_FILE, self.manifest.contract)
+
+    @property
+    def tokenizer(self) -> Tokenizes | None:
+        return tokenizer_of(self.manifest.contract, self.world.artifact("1", "release_model"))
+
+    @property
+    def takes(self) -> set[str]:
+        """The keys of a row."""
+        return {field.name for field in given_fields(self.manifest.contract, self.month)}
 
     def kept(self, asset: str, file: str):
         return self.world.home.month("tiny", asset, MONTH) / file
@@ -107,7 +120,7 @@ def test_a_month_has_one_score_a_row_and_vectors_are_lists(life):
     table = pq.read_table(life.kept("scores", "scores.parquet"))
     assert table.column_names == ["id", *(tensor.name for tensor in life.kind.outputs)]
     assert (table["id"].to_numpy() == life.month["id"]).all()
-    expected = life.engine.run(to_tensors(life.engine.contract, life.month, "month"))
+    expected = life.engine.run(to_tensors(life.engine.contract, life.month, "month", life.tokenizer))
     for tensor in life.kind.outputs:
         assert str(table.schema.field(tensor.name).type).startswith("list") == (len(tensor.shape) > 1)
         found = to_array(table[tensor.name].to_pandas(), "scores")
@@ -118,6 +131,7 @@ def test_a_month_has_one_score_a_row_and_vectors_are_lists(life):
 def test_the_month_is_watched_column_by_column(life):
     report = DriftReport.load(life.kept("drift", "drift.json"))
     numbers = [t.name for t in (*life.kind.inputs, *life.kind.outputs) if len(t.shape) == 1]
+    numbers += ["text_length"] if life.kind is TEXTS else []
     assert [column.column for column in report.columns] == numbers
     assert report.verdict.outcome == ("pass" if numbers else "inconclusive")
     assert numbers or "no column holds one value a row" in report.verdict.why
@@ -137,16 +151,18 @@ def test_the_month_is_held_to_the_same_metric(life):
 def test_the_service_takes_its_rows_and_answers_like_the_batch(life):
     contract, some = life.manifest.contract, life.month.head(9)
     rows = TypeAdapter(list[row_type(contract)])
-    given = rows.validate_json(json.dumps(to_records(contract, some)))
-    answers = predictions(life.engine.predict(columns(contract, given)))
+    records = to_records(contract, some)
+    answers = predictions(life.engine.predict(columns(contract, asked(contract, records, life.tokenizer))))
     assert TypeAdapter(list[prediction_type(contract)]).validate_json(json.dumps(answers)) == answers
     scores = pd.read_parquet(life.kept("scores", "scores.parquet")).head(9)
     for tensor in life.kind.outputs:
         found = np.array([answer[tensor.name] for answer in answers], np.float64)
         np.testing.assert_allclose(found, to_array(scores[tensor.name], ""), rtol=1e-5, atol=1e-6)
-    for tensor in life.kind.inputs:
-        with pytest.raises(ValidationError, match=tensor.name):
-            rows.validate_python([{name: row[name] for name in row if name != tensor.name} for row in given])
+    for taken in life.takes:
+        with pytest.raises(ValidationError, match=taken):
+            rows.validate_json(
+                json.dumps([{name: row[name] for name in row if name != taken} for row in records])
+            )
 
 
 def test_what_is_sent_under_load_is_what_the_service_takes(life):
@@ -161,7 +177,35 @@ def test_the_request_that_is_printed_can_be_pasted(life):
     *_, line = console.file.getvalue().strip().splitlines()
     body = json.loads(shlex.split(line)[-1])
     (row,) = TypeAdapter(list[row_type(life.manifest.contract)]).validate_json(json.dumps(body["rows"]))
-    assert row.keys() == {tensor.name for tensor in life.kind.inputs}
+    assert row.keys() == life.takes
+
+
+def test_what_the_service_plans_by_comes_from_the_release(life):
+    plan, contract = life.manifest.plan, life.manifest.contract
+    longest = 3 if life.kind is MIXED else 8 if life.kind in (SEQUENCES, TEXTS) else 0
+    assert [rows for rows, length, ms in plan.costs if length == longest and ms > 0] == [1, 8]
+    assert plan.lengths == ((8,) if longest else ())
+    assert (contract.text is not None) == (life.kind is TEXTS)
+    axes = {field.axes for field in contract.inputs if len(field.shape) > 1}
+    assert axes == ({("length",)} if longest else axes & {()})
+
+
+def test_the_tokenizer_is_packed_and_its_digest_kept(life):
+    assert life.manifest.files.keys() == ({"tokenizer.json"} if life.kind is TEXTS else set())
+    packed = life.world.bentos.folder / "tiny" / life.manifest.release_id
+    assert verified_model(packed, life.manifest).exists()
+    for name, digest in life.manifest.files.items():
+        assert {sha256(path) for path in life.world.root.rglob(name)} == {digest}
+
+
+def test_another_tokenizer_is_another_release(tmp_path):
+    kinds = (TEXTS, replace(TEXTS, tokenizer=lambda path: word_tokenizer(path, cut=7)))
+    made = []
+    for at, kind in enumerate(kinds):
+        world = kind.world(tmp_path / str(at))
+        world.run("tiny_release", kind.register(world))
+        made.append(Manifest.load(world.artifact("1", "bento")))
+    assert made[0].sha256 == made[1].sha256 and made[0].release_id != made[1].release_id
 
 
 def test_sentences_are_printed_as_they_are(tmp_path):

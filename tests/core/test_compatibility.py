@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from bentos.contract import Contract, Field
+from bentos.contract import Contract, Field, Text
 from bentos.schema import row_type
 from pipelines.core.compatibility import compare_contracts, judge_compatibility
 
@@ -15,6 +15,8 @@ TEMP = Field("temp", "float32", minimum=-40, maximum=130)
 HOUR = Field("hour", "int64", minimum=0, maximum=23)
 ANY = Field("n", "int64")
 PIXELS = Field("pixels", "float32", (-1, 16))
+IDS = Field("ids", "int64", (-1, -1))
+TEXT = Text("text", "tokenizer.json", 16, "ids")
 OUTPUT = Field("probability", "float32")
 VECTOR = Field("embedding", "float32", (-1, 384))
 
@@ -46,6 +48,29 @@ def of(*inputs: Field, outputs: tuple[Field, ...] = (OUTPUT,)) -> Contract:
             of(replace(TEMP, minimum=0, maximum=200)), of(TEMP), "breaking",
             ("input temp: minimum 0 was -40 (breaking)", "input temp: maximum 200 was 130 (backward)"),
             id="moved",
+        ),
+        pytest.param(
+            of(replace(IDS, max_length=64)), of(IDS), "breaking",
+            ("input ids: longest 64 was none (breaking)",), id="shorter",
+        ),
+        pytest.param(
+            of(replace(IDS, max_length=64)), of(replace(IDS, max_length=32)), "backward",
+            ("input ids: longest 64 was 32 (backward)",), id="longer",
+        ),
+        pytest.param(
+            replace(of(IDS), text=TEXT), of(IDS), "backward", ("text text: is new (backward)",), id="a text",
+        ),
+        pytest.param(
+            of(IDS), replace(of(IDS), text=TEXT), "breaking", ("text text: is gone (breaking)",),
+            id="no text",
+        ),
+        pytest.param(
+            replace(of(IDS), text=replace(TEXT, name="body")), replace(of(IDS), text=TEXT), "breaking",
+            ("text text: is gone (breaking)", "text body: is new (backward)"), id="a text of another name",
+        ),
+        pytest.param(
+            replace(of(IDS), text=replace(TEXT, max_tokens=8)), replace(of(IDS), text=TEXT), "backward",
+            ("text text: is cut at 8 tokens, was at 16 (backward)",), id="a text that is cut earlier",
         ),
         pytest.param(
             of(replace(HOUR, minimum=-0.5)), of(HOUR), "backward",

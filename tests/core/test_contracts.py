@@ -3,7 +3,7 @@
 import pytest
 
 from bentos.contract import Contract, Field
-from pipelines.core.contracts import derive_contract, judged_output, refuse_key
+from pipelines.core.contracts import derive_contract, judged_output, refuse_default, refuse_key
 from pipelines.core.errors import ContractBroken, SettingsInvalid
 from pipelines.gateways.registry import Tensor
 
@@ -71,3 +71,29 @@ def test_what_is_judged_is_the_first_output_or_the_named_one():
     refuse_key(contract, "id")
     with pytest.raises(SettingsInvalid, match=r"data\.key is 'v'; an output of the model has that name"):
         refuse_key(contract, "v")
+
+
+OUTPUTS_OF_TWO = Contract((), (Field("p", "float32"), Field("v", "int64", (-1, 2))))
+
+
+def test_a_default_answer_is_one_of_the_models():
+    for answer in (None, {"p": 0.5, "v": [1, 2]}, {"v": [0, 0], "p": 1}):
+        refuse_default(OUTPUTS_OF_TWO, answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ({}, "the model's outputs are p, v"),
+        ({"p": 0.5}, "the model's outputs are p, v"),
+        ({"p": "high", "v": [1, 2]}, "p is float32 of the shape"),
+        ({"p": float("nan"), "v": [1, 2]}, "p is float32 of the shape"),
+        ({"p": [0.5], "v": [1, 2]}, "p is float32 of the shape"),
+        ({"p": 0.5, "v": [1, 2, 3]}, r"v is int64 of the shape \(2,\), and finite"),
+        ({"p": 0.5, "v": [1.5, 2.5]}, "v is int64"),
+        ({"p": 0.5, "v": [[1], [1, 2]]}, "v is int64"),
+    ],
+)
+def test_a_default_answer_of_another_model_is_refused(answer, says):
+    with pytest.raises(SettingsInvalid, match=rf"serving\.default_answer is .*{says}"):
+        refuse_default(OUTPUTS_OF_TWO, answer)

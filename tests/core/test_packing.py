@@ -1,14 +1,16 @@
 """A release id for each combination of parts, and the comparison of a service with its model."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
-from bentos.contract import Contract, Field
-from pipelines.core.packing import REQUEST_ROWS, judge_answers, make_manifest, source_digest
+from bentos.contract import Contract, Field, Text
+from bentos.manifest import Manifest, Plan, Slo
+from pipelines.core.packing import REQUEST_ROWS, judge_answers, length_buckets, make_manifest, source_digest
 from pipelines.core.spec import ServingSpec
+from pipelines.core.speed import Speed
 from tests.bentos.tiny import CONTRACT
 
 PARTS = {
@@ -32,9 +34,13 @@ PARTS = {
         {"contract": replace(CONTRACT, outputs=CONTRACT.inputs[:1])},
         {"serving": ServingSpec(max_batch_size=8)},
         {"serving": ServingSpec(threads=2)},
+        {"serving": ServingSpec(fallback="default", default_answer={"probability": 0.5})},
+        {"serving": ServingSpec(p99_ms=5)},
         {"source": "4567"},
+        {"files": {"tokenizer.json": "c" * 64}},
+        {"longest": 9},
     ],
-    ids=["name", "version", "model", "contract", "batching", "threads", "code"],
+    ids=str,
 )
 def test_the_release_id_changes_with_each_part(change):
     before, after = make_manifest(**PARTS), make_manifest(**{**PARTS, **change})
@@ -43,8 +49,57 @@ def test_the_release_id_changes_with_each_part(change):
 
 
 def test_what_does_not_ship_does_not_change_the_release_id():
-    other = make_manifest(**{**PARTS, "serving": ServingSpec(p99_ms=5), "provenance": {}})
+    other = make_manifest(**{**PARTS, "serving": ServingSpec(load_seconds=5), "provenance": {}})
     assert other.release_id == make_manifest(**PARTS).release_id
+
+
+def test_what_was_measured_ships_and_makes_no_other_release():
+    speeds = {64: Speed(900.0, 1, 1, 1, length=16), 1: Speed(50.0, 1, 1, 1, length=16)}
+    timed, untimed = make_manifest(**PARTS, speeds=speeds), make_manifest(**PARTS)
+    assert timed.plan.costs == ((1, 16, 0.05), (64, 16, 0.9)) and untimed.plan.costs == ()
+    assert timed.release_id == untimed.release_id
+
+
+def test_every_setting_of_the_service_is_in_its_manifest(tmp_path):
+    settings = {
+        "max_batch_size": 8, "padded_batch_sizes": [2, 8], "lengths": [3, 5], "max_latency_ms": 20,
+        "max_queue_rows": 30, "max_request_rows": 40, "max_body_megabytes": 0.5, "threads": 2, "workers": 3,
+        "replicas": 4, "device": "cuda", "cache_seconds": 5.0, "cache_entries": 6, "fallback": "cached",
+        "breaker_failures": 7, "breaker_seconds": 8.0, "capture_share": 0.9, "drain_seconds": 10.0,
+    }  # fmt: skip
+    promise = {"p99_ms": 11.0, "max_error_rate": 0.12, "expected_peak_rps": 13.0}
+    manifest = make_manifest(**{**PARTS, "serving": ServingSpec(**settings, **promise)})
+    manifest.save(tmp_path)
+    plan, slo = asdict(Manifest.load(tmp_path).plan), asdict(Manifest.load(tmp_path).slo)
+    told = {**settings, "padded_batch_sizes": (2, 8), "lengths": (3, 5), "max_body_bytes": 2**19}
+    told |= {"costs": (), "default_answer": None}
+    assert plan == {name: value for name, value in told.items() if name != "max_body_megabytes"}
+    assert slo == promise
+
+
+def test_the_defaults_of_the_settings_are_those_of_the_plan():
+    assert make_manifest(**PARTS).plan == Plan() and make_manifest(**PARTS).slo == Slo()
+
+
+IDS = Field("ids", "int64", (-1, -1))
+
+
+@pytest.mark.parametrize(
+    ("longest", "contract", "buckets"),
+    [
+        pytest.param(0, Contract((Field("x", "float32"),), ()), (), id="no length"),
+        pytest.param(3, Contract((IDS,), ()), (8,), id="short"),
+        pytest.param(64, Contract((IDS,), ()), (8, 16, 32, 64), id="a power of two"),
+        pytest.param(65, Contract((IDS,), ()), (8, 16, 32, 64, 128), id="one more"),
+        pytest.param(65, Contract((replace(IDS, max_length=100),), ()), (8, 16, 32, 64, 100), id="a limit"),
+        pytest.param(
+            30, Contract((IDS,), (), Text("text", "tokenizer.json", 30, "ids")), (8, 16, 30), id="cut texts"
+        ),
+        pytest.param(4, Contract((replace(IDS, max_length=5),), ()), (5,), id="all short"),
+    ],
+)
+def test_buckets_hold_the_rows_of_the_reference(longest, contract, buckets):
+    assert length_buckets(longest, contract) == buckets
 
 
 def test_the_code_of_the_service_has_a_digest(tmp_path):
@@ -69,6 +124,18 @@ def answers(error: float = 0.0, at: int = 150):
     rows = [{"x": float(x)} for x in range(200)]
     contract = Contract((), (Field("y", "int64"),))
     return judge_answers(ask, rows, {"y": 2 * np.arange(200)}, contract, 0.01, "tiny:v3"), sizes
+
+
+def test_no_request_has_more_rows_than_the_service_takes():
+    sizes = []
+
+    def ask(some):
+        sizes.append(len(some))
+        return [{"y": 1} for _ in some]
+
+    contract = Contract((), (Field("y", "int64"),))
+    assert judge_answers(ask, [{}] * 9, {"y": np.ones(9)}, contract, 0.01, "tiny:v3", 4).passed
+    assert max(sizes) <= 4
 
 
 def test_a_service_that_answers_alike_passes_in_requests_of_several_sizes():

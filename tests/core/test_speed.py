@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipelines.core.speed import ROUNDS, Speed, compare_speed, overall
+from pipelines.core.speed import ROUNDS, Speed, compare_speed, load_speeds, overall, save_speeds
 
 
 class Clock:
@@ -51,6 +51,14 @@ def test_rungs_take_turns_with_more_rows_than_there_are(timed):
     turns = [run for at, run in enumerate(order) if at == 0 or order[at - 1] != run]
     # Both warm up; then each round turns the order about, so that who ran last runs on.
     assert turns == [(("fp32", "int8")[at % 2], rows) for rows in (1, 8) for at in range(ROUNDS + 2)]
+
+
+def test_what_was_timed_is_kept_with_its_length(tmp_path):
+    clock = Clock()
+    engines = {"fp32": Engine("fp32", clock, 1e-3, 1e-3, [])}
+    table = compare_speed(engines, {"x": np.zeros((5, 7))}, [2], clock, length=7)
+    save_speeds(table, tmp_path / "speeds.json")
+    assert load_speeds(tmp_path / "speeds.json") == table and table["fp32"][2].length == 7
 
 
 def test_overall_is_the_geometric_mean():

@@ -21,11 +21,13 @@ class FakeBentoStore(BentoStore):
         if not path.exists():
             path.mkdir(parents=True)
             shutil.copyfile(model, path / MODEL_FILE)
+            for name in manifest.files:
+                shutil.copyfile(model.with_name(name), path / name)
             manifest.save(path)
         packed = verified_model(path, manifest)
         return BuiltBento(f"{manifest.model}:{manifest.release_id}", path, packed, packed.stat().st_size)
 
-    def command(self, tag: str, port: int) -> Command:
+    def command(self, tag: str, port: int, *, logged: bool = False) -> Command:
         script = Path(__file__).with_name("model_service.py")
         folder = self.folder.joinpath(*tag.split(":"))
         return Command((sys.executable, str(script), str(folder), str(port)))

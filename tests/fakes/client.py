@@ -5,11 +5,20 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import TypeAdapter
 
+from bentos.contract import Contract
 from bentos.engine import Engine
 from bentos.manifest import Manifest, verified_model
 from bentos.schema import columns, prediction_type, predictions, row_type
+from pipelines.core.texts import Tokenizes, tokenizer_of
 from pipelines.gateways.client import Client
 from tests.fakes.bento_store import FakeBentoStore
+
+
+def asked(contract: Contract, rows: Sequence[Mapping], tokenizer: Tokenizes | None) -> list[dict]:
+    """Rows as the service takes them from JSON, with tokens in place of texts."""
+    given = TypeAdapter(list[row_type(contract)]).validate_json(json.dumps(rows))
+    text = contract.text.name if contract.text else None
+    return [{**row, **tokenizer.rows([row[text]])[0]} if tokenizer and text in row else row for row in given]
 
 
 class FakeClient(Client):
@@ -23,7 +32,7 @@ class FakeClient(Client):
         folder = self.bentos.folder.joinpath(*url.removeprefix("fake://").split(":"))
         manifest = Manifest.load(folder)
         contract = manifest.contract
-        given = TypeAdapter(list[row_type(contract)]).validate_json(json.dumps(rows))
+        given = asked(contract, rows, tokenizer_of(contract, folder))
         outputs = Engine(verified_model(folder, manifest), contract).predict(columns(contract, given))
         answers = predictions(
             {name: values + self.error if self.error else values for name, values in outputs.items()}

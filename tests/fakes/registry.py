@@ -25,11 +25,12 @@ class FakeRegistry(Registry):
         outputs: tuple[Tensor, ...],
         form: str = "onnx",
         metadata: Mapping | None = None,
+        tokenizer: Path | None = None,
     ) -> str:
         """Register a file as the next version."""
         version = str(len(self._versions.get(name, [])) + 1)
         model = RegisteredModel(
-            name, version, f"m-{name}-{version}", form, file, inputs, outputs, metadata or {}
+            name, version, f"m-{name}-{version}", form, file, inputs, outputs, metadata or {}, tokenizer
         )
         self._versions.setdefault(name, []).append(model)
         return version
@@ -59,7 +60,8 @@ class FakeRegistry(Registry):
         place.mkdir(parents=True, exist_ok=True)
         for path in model.file.parent.glob(f"{model.file.name}*"):  # external data lies beside its model
             shutil.copy(path, place)
-        return replace(model, file=place / model.file.name)
+        tokenizer = Path(shutil.copy(model.tokenizer, place)) if model.tokenizer else None
+        return replace(model, file=place / model.file.name, tokenizer=tokenizer)
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
         self._check_exists(name, version)

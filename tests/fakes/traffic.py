@@ -11,7 +11,7 @@ from pipelines.gateways.traffic import LoadResult, Progress, Traffic
 
 class FakeTraffic(Traffic):
     """Answers after `latency_ms`, of which `lag_ms` were the generator's; the first `failing` requests of
-    each stage get a 503. `runs` lists the (url, stages) that were asked for, `bodies` are the last run's."""
+    each stage get a 429. `runs` lists the (url, stages) that were asked for, `bodies` are the last run's."""
 
     def __init__(self, latency_ms: float = 2.0, lag_ms: float = 0.0, failing: int = 0) -> None:
         self.latency_ms, self.lag_ms, self.failing = latency_ms, lag_ms, failing
@@ -36,5 +36,5 @@ class FakeTraffic(Traffic):
         return LoadResult(pa.concat_tables(tables), summaries)
 
     def _samples(self, times: np.ndarray) -> Samples:
-        status = np.where(np.arange(len(times)) < self.failing, 503, 200)
+        status = np.where(np.arange(len(times)) < self.failing, 429, 200)
         return Samples(times, times + self.lag_ms / 1000, np.full(len(times), self.latency_ms), status)

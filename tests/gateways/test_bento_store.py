@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from bentos.engine import Engine
-from bentos.manifest import Manifest, ManifestMismatch
+from bentos.manifest import Manifest, ManifestMismatch, sha256
 from bentos.schema import columns, predictions
 from pipelines.core.errors import BuildFailed
 from pipelines.core.home import Home
@@ -126,6 +126,27 @@ def test_a_release_id_stands_for_one_model(store, release):
     store.build(model, manifest)
     with pytest.raises(ManifestMismatch):
         store.build(model, replace(manifest, sha256="0" * 64))
+
+
+def test_what_the_manifest_names_is_packed_beside_the_model(store, release, tmp_path):
+    model, manifest = release
+    beside = tmp_path / "release"
+    beside.mkdir()
+    shutil.copyfile(model, beside / "model.onnx")
+    (beside / "tokenizer.json").write_text("{}")
+    files = {"tokenizer.json": sha256(beside / "tokenizer.json")}
+    named = replace(manifest, release_id="v5-7e47", files=files)
+    packed = store.build(beside / "model.onnx", named).model
+    assert packed.with_name("tokenizer.json").read_text() == "{}"
+    assert Manifest.load(packed.parent) == named
+
+
+@pytest.mark.e2e
+def test_predictions_are_logged_below_the_home_where_that_is_asked_for(real, release):
+    tag = real.build(*release).tag
+    log = {"SEATRIAL_CAPTURE_FOLDER": str(real.home.root / "prediction_log" / "tiny")}
+    assert real.command(tag, 1, logged=True).env == real.command(tag, 1).env | log
+    assert not log.items() & real.command(tag, 1).env.items()
 
 
 def test_the_bento_answers_like_the_onnx_file(store, release, tmp_path):

@@ -16,12 +16,17 @@ from tests.fakes.processes import FakeProcesses
 
 
 class ScriptStore(BentoStore):
-    """The tag says what runs: MODEL:RELEASE_ID or MODEL:RELEASE_ID.MODE, see tests/fakes/service.py."""
+    """The tag says what runs: MODEL:RELEASE_ID or MODEL:RELEASE_ID.MODE, see tests/fakes/service.py. `logged`
+    are the tags whose predictions are to be logged."""
+
+    def __init__(self) -> None:
+        self.logged: list[str] = []
 
     def build(self, model, manifest) -> BuiltBento:
         raise NotImplementedError("nothing is built here")
 
-    def command(self, tag: str, port: int) -> Command:
+    def command(self, tag: str, port: int, *, logged: bool = False) -> Command:
+        self.logged += [tag] * logged
         arguments = tag.partition(":")[2].split(".")
         return Command((sys.executable, str(Path(service.__file__)), str(port), *arguments))
 
@@ -97,6 +102,13 @@ def test_release_takes_over_and_the_former_one_ends(deployments):
     assert (first.release_id, second.release_id, second.action) == ("r1", "r2", "deployed")
     assert Release.of(second) == release("r2")
     assert second.port == deployments.router.routes()["/"].port
+
+
+def test_predictions_are_logged_in_production_only(deployments):
+    with deployments.stage("churn", "churn:r1"):
+        assert deployments.bentos.logged == []
+    deployments.take_over(release("r2"))
+    assert deployments.bentos.logged == ["churn:r2.serves"]
 
 
 def test_same_release_is_left_alone(deployments):

@@ -19,6 +19,7 @@ import pytest
 
 from pipelines.core.errors import ModelNotFound, ModelRefused, RegistryUnreachable
 from pipelines.gateways.registry import MlflowRegistry, Registry, Tensor
+from tests.assets.kinds import word_tokenizer
 from tests.fakes.registry import FakeRegistry
 
 INPUTS = (Tensor("a", "float32", (-1,)), Tensor("b", "int64", (-1,)))
@@ -26,7 +27,7 @@ OUTPUTS = (Tensor("sum", "float32", (-1,)),)
 METADATA = {"categories": {"b": ["x", "y"]}, "open": ["b"]}
 
 
-def log_net(registry: MlflowRegistry, name: str) -> str:
+def log_net(registry: MlflowRegistry, name: str, tokenizer: Path | None = None) -> str:
     import torch
 
     class Sum(torch.nn.Module):
@@ -38,15 +39,17 @@ def log_net(registry: MlflowRegistry, name: str) -> str:
             return a * self.weight + b
 
     example = (np.zeros(2, np.float32), np.zeros(2, np.int64))
-    return registry.log_torch(Sum(), name, INPUTS, OUTPUTS, example, METADATA)
+    return registry.log_torch(Sum(), name, INPUTS, OUTPUTS, example, METADATA, tokenizer)
 
 
 @pytest.fixture(scope="module")
 def sqlite_folder(tmp_path_factory) -> Path:
-    """An MLflow database with one model of two versions, for all tests, since the first use takes seconds."""
+    """An MLflow database with one model of two versions, the second with a tokenizer, for all tests, since
+    the first use takes seconds."""
     folder = tmp_path_factory.mktemp("mlflow") / "new"
     registry = MlflowRegistry(f"sqlite:///{folder / 'mlflow.db'}")
-    assert [log_net(registry, "sum"), log_net(registry, "sum")] == ["1", "2"]
+    tokenizer = word_tokenizer(tmp_path_factory.mktemp("words") / "tokenizer.json")
+    assert [log_net(registry, "sum"), log_net(registry, "sum", tokenizer)] == ["1", "2"]
     return folder
 
 
@@ -62,8 +65,8 @@ def registry(request, tmp_path) -> Registry:
         return request.getfixturevalue("mlflow_registry")
     (tmp_path / "model.pt2").write_bytes(b"archive")
     fake = FakeRegistry()
-    for _ in range(2):
-        fake.add("sum", tmp_path / "model.pt2", INPUTS, OUTPUTS, form="pt2", metadata=METADATA)
+    for tokenizer in (None, word_tokenizer(tmp_path / "tokenizer.json")):
+        fake.add("sum", tmp_path / "model.pt2", INPUTS, OUTPUTS, "pt2", METADATA, tokenizer)
     return fake
 
 
@@ -85,6 +88,13 @@ def test_a_version_is_fetched_with_its_signature_and_metadata(registry, tmp_path
     assert (model.inputs, model.outputs, model.metadata) == (INPUTS, OUTPUTS, METADATA)
     assert model.file.is_relative_to(tmp_path / "into") and model.file.stat().st_size > 0
     assert model.model_id != registry.fetch("sum", "1", tmp_path / "other").model_id
+
+
+def test_a_tokenizer_comes_with_the_version_that_it_was_registered_with(registry, tmp_path):
+    tokenizer = registry.fetch("sum", "2", tmp_path / "into").tokenizer
+    assert tokenizer.is_relative_to(tmp_path / "into") and tokenizer.name == "tokenizer.json"
+    assert tokenizer.read_text() == word_tokenizer(tmp_path / "again.json").read_text()
+    assert registry.fetch("sum", "1", tmp_path / "other").tokenizer is None
 
 
 @pytest.mark.parametrize(
@@ -150,8 +160,10 @@ def test_an_onnx_model_is_fetched_with_its_weights(mlflow_registry, tmp_path):
         [numpy_helper.from_array(np.ones((3, 1000), np.float32), "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    log(mlflow_registry, "matmul", "onnx", onnx_model=model, signature=tensor_signature())
-    fetched = mlflow_registry.fetch("matmul", "1", tmp_path)
+    extra = [str(word_tokenizer(tmp_path / "tokenizer.json"))]
+    log(mlflow_registry, "matmul", "onnx", onnx_model=model, signature=tensor_signature(), extra_files=extra)
+    fetched = mlflow_registry.fetch("matmul", "1", tmp_path / "into")
+    assert fetched.tokenizer and fetched.tokenizer.read_bytes() == Path(extra[0]).read_bytes()
     session = onnxruntime.InferenceSession(fetched.file, providers=["CPUExecutionProvider"])
     assert fetched.form == "onnx" and fetched.inputs == (Tensor("x", "float32", (-1, 3)),)
     assert session.run(None, {"x": np.ones((2, 3), np.float32)})[0][1, 999] == 3

@@ -1,0 +1,26 @@
+"""The settings of one served model, as written in its defs.yaml. Every setting is documented here, once.
+
+Plain values: no Dagster, no defaults from the environment. Each validator says what to write instead.
+
+model      the whole of it, and its data
+gate       when an artifact is good enough
+serving    how a release is served
+watching   scoring and monitoring
+base       what they share
+"""
+
+from pipelines.core.spec.gate import FairnessSpec, GateSpec
+from pipelines.core.spec.model import DataSpec, ModelSpec
+from pipelines.core.spec.serving import ServingSpec
+from pipelines.core.spec.watching import ColumnDrift, MonitoringSpec, ScoringSpec
+
+__all__ = [
+    "ColumnDrift",
+    "DataSpec",
+    "FairnessSpec",
+    "GateSpec",
+    "ModelSpec",
+    "MonitoringSpec",
+    "ScoringSpec",
+    "ServingSpec",
+]
