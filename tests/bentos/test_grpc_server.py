@@ -9,13 +9,16 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from bentos.engine import Engine
-from bentos.errors import Left, Overloaded
+from bentos.errors import Left, Overloaded, Refusal
 from bentos.grpc_server import MAX_IN_FLIGHT, SERVICE, grpc_server
-from bentos.manifest import Plan
+from bentos.manifest import Manifest, Plan
+from bentos.protobuf import read
 from bentos.tensors import datatype
 from bentos.work import Job
 from tests.bentos.tiny import CONTRACT, ROW, packed
@@ -202,7 +205,7 @@ def bad_timeout(request):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        pytest.param(lambda request: request.inputs[2].contents.Clear(), "inputs.hour: has 0 values", id="none"),
+        pytest.param(lambda request: request.inputs[2].contents.Clear(), "hour: has 0 values", id="none"),
         pytest.param(lambda request: request.inputs.pop(), "inputs.wind: is missing", id="an input missing"),
         pytest.param(lambda request: request.inputs[0].shape.append(-1), "none below 1", id="negative size"),
         pytest.param(both_ways, "inputs.carrier: is given twice", id="contents and raw bytes"),
@@ -235,6 +238,20 @@ def test_malformed_messages_are_refused(call, message):
     with pytest.raises(grpc.RpcError, match="the message is no ModelInferRequest") as refused:
         call("ModelInfer", message)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@settings(max_examples=500)
+@given(st.data())
+def test_no_message_raises_anything_but_refusals(data):
+    body = bytearray(filled().SerializeToString())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(body)))
+        until = data.draw(st.integers(at, min(len(body), at + 4)))
+        body[at:until] = data.draw(st.binary(max_size=4))
+    try:
+        read(bytes(body), Manifest("tiny", "3", "v3-0a1b2c", "fp32", "", CONTRACT), None)
+    except Refusal as refusal:
+        assert str(refusal)
 
 
 @pytest.mark.parametrize(("model", "version"), [("other", ""), ("tiny", "4")], ids=["model", "version"])
