@@ -8,6 +8,7 @@ our insides.
     ├── TooLarge           413  more bytes or rows than are allowed
     ├── TooSlow            408  the request did not arrive in time
     ├── Overloaded         429  it would be answered too late; says when to come back
+    ├── Broken             500  a mistake of ours
     ├── Expired            504  its deadline passed while it waited
     ├── Unavailable        503  starting, draining, or the circuit breaker is open
     ├── ModelFailed        502  the model raised, or answered NaN or the wrong number of rows
@@ -63,6 +64,13 @@ class Overloaded(Refusal):
     def __init__(self, wait_ms: float, limit_ms: float) -> None:
         super().__init__(f"would take about {wait_ms:.0f} ms, allowed are {limit_ms:.0f} ms")
         self.retry_after_seconds = max(1, round(wait_ms / 1000))
+
+
+class Broken(Refusal):
+    status, outcome, grpc = 500, "infrastructure", "INTERNAL"
+
+    def __init__(self) -> None:
+        super().__init__("the service failed to handle this request")
 
 
 class Expired(Refusal):

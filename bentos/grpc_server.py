@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -137,23 +138,34 @@ class InferenceService:
         """The request on its way to its batch; one that never gets there is answered at once."""
         pending = Pending(asyncio.get_running_loop().create_future())
         try:
-            request = read(body, self._manifest, self._release.tokenize)
-            limits = [seconds for seconds in (request.timeout_seconds, seconds_left) if seconds is not None]
-            pending.job = self._release.ask(
-                "grpc",
-                done=lambda job: self._done(pending, request, job),
-                feeds=request.feeds,
-                request_id=head[b"x-request-id"].decode(),
-                timeout_seconds=min(limits, default=None),
-                trace=head,
+            pending.job = self._release.parse(
+                len(body),
+                partial(read, body, self._manifest, self._release.tokenize),
+                partial(self._ask, pending, head, seconds_left),
+                partial(self._failed, pending),
             )
-        except Refusal as refusal:
-            self._release.refused("grpc", refusal)
-            pending.answer.set_result(refusal)
-        except Exception:  # a mistake of ours: this request fails, the service goes on
-            logger.exception("a request could not be handled")
-            pending.answer.set_result(Broken())
+        except Exception as error:  # noqa: BLE001  a mistake of ours fails one request, not the service
+            self._failed(pending, error)
         return pending
+
+    def _ask(self, pending: Pending, head: Head, seconds_left: float | None, request: Asked) -> Job:
+        limits = [seconds for seconds in (request.timeout_seconds, seconds_left) if seconds is not None]
+        return self._release.ask(
+            "grpc",
+            done=partial(self._done, pending, request),
+            feeds=request.feeds,
+            request_id=head[b"x-request-id"].decode(),
+            timeout_seconds=min(limits, default=None),
+            trace=head,
+        )
+
+    def _failed(self, pending: Pending, error: Exception) -> None:
+        if not isinstance(error, Refusal):
+            logger.error("a request failed", exc_info=error)
+            error = Broken()
+        self._release.refused("grpc", error)
+        if not pending.answer.done():
+            pending.answer.set_result(error)
 
     def _done(self, pending: Pending, request: Asked, job: Job) -> None:
         if not pending.answer.done():  # it is when the client has left

@@ -4,6 +4,7 @@ the batch that it shares with others.
 """
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -51,7 +52,7 @@ def columns(contract: Contract, rows: list[dict[str, Any]]) -> dict[str, np.ndar
     return {field.name: _column(field, [row[field.name] for row in rows]) for field in contract.inputs}
 
 
-def predictions(outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+def predictions(outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     """The model's outputs as one object a row."""
     rows = zip(*(values.tolist() for values in outputs.values()), strict=True)
     return [dict(zip(outputs, row, strict=True)) for row in rows]

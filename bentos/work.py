@@ -1,7 +1,7 @@
 """One request's rows on their way to the model and back: what every way in hands to the batcher."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,11 @@ class Job:
     length     the longest of its rows along a dimension of any length; 0 where the contract has none
     deadline, arrived, started, finished   seconds on the monotonic clock
     cancelled  its client left: it is dropped before the model sees it, and `done` gets `Left`
+    way        how it came in, as metrics count it
+    reply      whom to tell when all that concerns the release has been done with the answer
+    key        what the cache knows it by, where there is one
+    fallback   "cached" or "default" when the answer is not the model's
+    trace      the headers of the request, from which a trace goes on; None where nobody traces
     """
 
     done: Callable[["Job"], None]
@@ -35,4 +40,8 @@ class Job:
     started: float = 0.0
     finished: float = 0.0
     cancelled: bool = False
-    context: dict[str, Any] = field(default_factory=dict)
+    way: str = ""
+    reply: Callable[["Job"], None] | None = None
+    key: bytes | None = None
+    fallback: str = ""
+    trace: Mapping[bytes, bytes] | None = None

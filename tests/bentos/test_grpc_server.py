@@ -37,6 +37,9 @@ class Answering:
         self.refusal, self.held, self.counted = None, [], []
         self.asked, self.left = threading.Semaphore(0), threading.Semaphore(0)
 
+    def parse(self, size_bytes, parse, then, failed):
+        return then(parse())
+
     def ask(self, way, *, done, feeds, request_id, timeout_seconds, trace):
         size = len(feeds["hour"])
         job = Job(done, size, timeout_seconds or 0, 0.0, feeds=feeds, request_id=request_id, trace=trace)

@@ -7,7 +7,21 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PROJECT = Path(__file__).parents[2]
-ROOTS = ("bentoml", "numpy", "onnxruntime", "orjson", "prometheus-client")
+ROOTS = (
+    "bentoml",
+    "grpcio",
+    "httptools",
+    "numpy",
+    "onnxruntime",
+    "opentelemetry-exporter-otlp-proto-http",
+    "orjson",
+    "prometheus-client",
+    "pyarrow",
+    "redis",
+    "tokenizers",
+    "tritonclient",
+    "uvloop",
+)
 NEVER = {"torch", "mlflow", "dagster", "pandas", "great-expectations", "evidently", "uv"}
 
 
