@@ -52,7 +52,7 @@ class Cache:
         dtypes and shapes."""
         digest = blake2b(self._release, digest_size=16, person=b"seatrial")
         if job.rows is not None:
-            digest.update(orjson.dumps(job.rows))
+            digest.update(orjson.dumps(job.rows, option=orjson.OPT_SERIALIZE_NUMPY))
         else:
             for name, tensor in sorted((job.feeds or {}).items()):
                 digest.update(orjson.dumps((name, tensor.dtype.str, tensor.shape)))

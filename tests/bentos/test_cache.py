@@ -106,6 +106,7 @@ def test_keys_of_equal_inputs_are_equal():
     whole = np.arange(12.0).reshape(3, 4)
     cache = opened()
     assert cache.key(job([ROW])) == cache.key(job([dict(ROW)]))
+    assert cache.key(job([{"ids": np.arange(3)}])) == cache.key(job([{"ids": [0, 1, 2]}]))
     assert cache.key(job(feeds={"a": whole.T, "b": whole})) == cache.key(
         job(feeds={"b": whole.copy(), "a": whole.T.copy()})
     )

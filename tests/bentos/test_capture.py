@@ -141,7 +141,8 @@ NESTED_ROWS = [
 def test_lists_and_texts_are_kept(tmp_path):
     capture = opened(tmp_path, NESTED)
     outputs = {"logits": np.zeros((1, 3, 2), "float32"), "label": np.array([1])}
-    for row in NESTED_ROWS:
+    tokenized = {**NESTED_ROWS[1], "ids": np.array(NESTED_ROWS[1]["ids"])}
+    for row in (NESTED_ROWS[0], tokenized):
         capture.offer(job(rows=[{**row, "said": "hello"}], length=3, outputs=outputs))
     feeds = encode(NESTED, columns(NESTED, [{**NESTED_ROWS[1], "half": 1.0}]))
     capture.offer(job(rows=None, feeds=feeds, outputs={**outputs, "logits": np.zeros((1, 1, 2), "float32")}))
