@@ -71,15 +71,15 @@ def verified_release(chapter: Chapter, home: Home, ledger: Ledger, version: str)
     name = chapter.spec.name
     folders = {asset: chapter.of_version(home, asset, version) for asset in (*GATES, "bento")}
     try:
-        manifest = Manifest.load(folders["bento"])
         bento = json.loads((folders["bento"] / BENTO_FILE).read_text())
     except FileNotFoundError as error:
         raise EvidenceMissing(f"{name} version {version}", "its bento was never built") from error
+    manifest = Manifest.load(folders["bento"])
     serving = ledger.production(name)
     compared = None if serving is None or serving.version == version else serving.version
     subjects = Subjects(manifest.sha256, bento["tag"])
     verdicts = verify_evidence(f"{name} version {version}", folders, Path(bento["model"]), subjects, compared)
-    evidence = {"model_sha256": manifest.sha256, **verdicts}
+    evidence = {"model_sha256": manifest.sha256, "files": dict(manifest.files), **verdicts}
     artifact = str(folders["release_model"].relative_to(home.root))
     return Release(
         name,

@@ -47,10 +47,13 @@ def production(model: str, ledger: Ledger) -> Entry:
 
 
 def production_engine(home: Home, entry: Entry) -> Engine:
-    """The session of the release in production, after its digest was compared with the ledger's evidence."""
+    """The session of the release in production, after the digests of its model and tokenizer were compared
+    with the ledger's evidence."""
     folder = home.root / entry.artifact
-    if sha256(folder / MODEL_FILE) != entry.evidence["model_sha256"]:
-        raise EvidenceMissing(f"{entry.model} {entry.release_id}", f"{folder / MODEL_FILE} has changed since")
+    files = {MODEL_FILE: entry.evidence["model_sha256"], **entry.evidence.get("files", {})}
+    for name, digest in files.items():
+        if sha256(folder / name) != digest:
+            raise EvidenceMissing(f"{entry.model} {entry.release_id}", f"{folder / name} has changed since")
     return Engine(folder / MODEL_FILE, load_contract(folder))
 
 

@@ -110,6 +110,7 @@ def _listener(folder: Path, port: int) -> dict[str, Any]:
         ],
         "access_log": [_access_log()],
         "use_remote_address": True,
+        "preserve_external_request_id": True,  # the prediction log knows requests by what their clients do
         "normalize_path": True,
         "merge_slashes": True,
         "server_header_transformation": "PASS_THROUGH",

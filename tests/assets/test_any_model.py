@@ -208,6 +208,14 @@ def test_another_tokenizer_is_another_release(tmp_path):
     assert made[0].sha256 == made[1].sha256 and made[0].release_id != made[1].release_id
 
 
+def test_texts_are_scored_with_the_tokenizer_that_was_released(tmp_path):
+    world = TEXTS.world(tmp_path)
+    assert world.run("tiny_release", TEXTS.register(world)).success
+    world.write(f"data/scoring/{MONTH}.parquet", TEXTS.rows(7))
+    word_tokenizer(world.artifact("1", "release_model") / "tokenizer.json", cut=7)
+    assert "tokenizer.json has changed since" in world.run("tiny_scoring", MONTH).failure
+
+
 def test_sentences_are_printed_as_they_are(tmp_path):
     (tmp_path / "release_model").mkdir()
     rungs = (RungReport("fp32", False, "is worse on tags=[used]"),)

@@ -1,7 +1,7 @@
 """A service as small as can be: says which release it is, drains on SIGTERM, and can be made to fail.
 
 Run as `python service.py PORT RELEASE_ID [dies|unready]`. GET /readyz and /livez, any other path is
-answered with the path itself, after `?seconds=` if given.
+answered with the path itself, after `?seconds=` if given, and with the x-request-id that it came with.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ class Service:
         await asyncio.sleep(float(seconds))
         status = 503 if self.mode == "unready" and scope["path"] == "/readyz" else 200
         headers = [(b"x-release-id", self.release_id.encode()), (b"content-type", b"text/plain")]
+        headers += [header for header in scope["headers"] if header[0] == b"x-request-id"]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": scope["path"].encode()})
 

@@ -102,7 +102,7 @@ def answers(client: httpx.Client, rows: list[dict]) -> list[dict]:
 
 
 def predictions_served(client: httpx.Client) -> int:
-    name = r'bentoml_service_request_total\{endpoint="/predict",http_response_code="200".*\} (.*)'
+    name = r'seatrial_requests_total\{outcome="ok",way="predict"\} (.*)'
     return int(float(re.findall(name, client.get("/metrics").text)[0]))
 
 

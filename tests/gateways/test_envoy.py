@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 from urllib.error import HTTPError, URLError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -109,6 +109,18 @@ def test_longest_prefix_wins_and_is_cut_off(envoy, serve):
         "/churning": ("root", "/churning"),
     }
     assert {path: answer(envoy.address + path)[1:] for path in expected} == expected
+
+
+@pytest.mark.e2e
+def test_a_request_keeps_its_id_or_gets_one(envoy, serve):
+    (target,) = serve("r1")
+    envoy.route({"/churn": target})
+    for given in ({"x-request-id": "order-17"}, {}):
+        request = Request(f"{envoy.address}/churn/v2/models/churn/infer", headers=given)
+        with urlopen(request, timeout=10) as response:
+            assert response.read() == b"/v2/models/churn/infer"
+            found = response.headers["x-request-id"]
+        assert found == given.get("x-request-id", found) and found
 
 
 @pytest.mark.e2e
