@@ -1,0 +1,3 @@
+from tests.benchmarks.serving.peers.plain import plain
+
+PEER = plain("fastapi")
