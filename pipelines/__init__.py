@@ -36,7 +36,9 @@ The map. Imports point downwards only; a test holds it, and that this page names
     core/               what is computed and decided: arrays and files in, values out
         errors          what can go wrong, as a tree
         verdict         judgements as values
-        spec            every setting of a model
+        spec/           every setting of a model: base, model, gate, serving, watching
+        axes            which dimensions are equally long, and how long they may be
+        texts           texts in the place of tokens, where a tokenizer was registered
         home            where everything lies on disk
         contracts       deriving a model's contract
         compatibility   may the clients of production talk to a candidate

@@ -1,0 +1,234 @@
+"""The HTTP interface of a release: from the bytes of a request to those of its answer, whoever carries them.
+
+`lane` calls it from uvicorn's protocol, `asgi` from an ordinary ASGI application. A handler is a plain
+function that ends in `reply`, at once or when the batch is back: no task and no future for each request.
+"""
+
+import logging
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import orjson
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from bentos import protocol
+from bentos.asked import Asked
+from bentos.errors import Broken, Invalid, NotFound, Refusal, TooLarge, Unavailable
+from bentos.messages import Answer, Head, Reply, plain, request_id, timeout_seconds
+from bentos.metrics import Way
+from bentos.release import Release
+from bentos.schema import predictions, row_type
+from bentos.work import Job
+
+logger = logging.getLogger("bentos.front")
+
+METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+BINARY_TYPE = b"application/octet-stream"
+HEADER_LENGTH = b"inference-header-content-length"
+MAX_DETAILS = 20
+"""Of one refusal: a body of many rows may be wrong in each."""
+MODEL_PATH = re.compile(rb"/v2/models/([^/]+)(?:/versions/([^/]+))?(/ready|/infer)?")
+
+Handler = Callable[[Head, bytes, Reply], Job | None]
+
+
+class Front:
+    """Routes and handlers of one release. A handler returns the job that it started, if any, for whoever
+    carries the request to cancel when the client leaves."""
+
+    def __init__(self, release: Release) -> None:
+        self.release, manifest = release, release.manifest
+        self.max_body_bytes = manifest.plan.max_body_bytes
+        self.stamp = (
+            (b"x-model-version", manifest.version.encode()),
+            (b"x-release-id", manifest.release_id.encode()),
+        )
+        row = row_type(manifest.contract)
+        body: Any = TypedDict("Body", {"rows": list[row]})  # pyright: ignore
+        body.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+        self._validate = TypeAdapter(body).validator.validate_json
+        self._own = {(manifest.model.encode(), version) for version in (None, manifest.version.encode())}
+        self._routes = self._known_routes(orjson.dumps(protocol.metadata(manifest)))
+
+    def handler(self, method: bytes, path: bytes, content_type: bytes) -> Handler | None:
+        """Who answers; None leaves the request to BentoML's own application."""
+        found = self._routes.get((method, path))
+        if found is None:
+            return self._not_found if path.startswith(b"/v2/") else None
+        json = not content_type or content_type.lower().startswith(b"application/json")
+        return found if json or path != b"/predict" else None
+
+    def refused(self, refusal: Refusal, name: bytes, way: Way | None) -> Answer:
+        """The answer to request `name` that says why it became no job."""
+        if way is not None:
+            self.release.refused(way, refusal)
+        return self._refusal(refusal, name)
+
+    def _refusal(self, refusal: Refusal, name: bytes) -> Answer:
+        said: dict[str, Any] = {"error": str(refusal)}
+        if isinstance(refusal, Invalid):
+            said["detail"] = [{"type": refusal.kind, "loc": refusal.where, "msg": refusal.reason}]
+        after = refusal.retry_after_seconds
+        headers = () if after is None else ((b"retry-after", b"%d" % after),)
+        return Answer(refusal.status, name, (orjson.dumps(said),), headers=headers)
+
+    def call(self, handler: Handler, head: Head, body: bytes, reply: Reply) -> Job | None:
+        """Run a handler; whatever it raises is answered."""
+        try:
+            return handler(head, body, reply)
+        except Exception as error:  # noqa: BLE001  a mistake of ours fails one request, not the service
+            self._failed(handler, head, reply, error)
+        return None
+
+    def _failed(self, handler: Handler, head: Head, reply: Reply, error: Exception) -> None:
+        name, way = request_id(head), self.way(handler, head)
+        if isinstance(error, ValidationError):
+            if way is not None:
+                self.release.refused(way, Invalid([], "does not fit the contract"))
+            return reply(_invalid(error, name))
+        if not isinstance(error, Refusal):
+            logger.error("a request failed", exc_info=error, extra={"request_id": name.decode()})
+            error = Broken()
+        reply(self.refused(error, name, way))
+
+    def way(self, handler: Handler | None, head: Head) -> Way | None:
+        """As metrics count it; None for what asks for no prediction."""
+        if handler == self._predict:
+            return "predict"
+        if handler == self._infer:
+            return "v2_json" if head.get(HEADER_LENGTH) is None else "v2_binary"
+        return None
+
+    def _known_routes(self, metadata: bytes) -> dict[tuple[bytes, bytes], Handler]:
+        name, version = next(own for own in self._own if own[1])
+        model = b"/v2/models/" + name
+        routes: dict[tuple[bytes, bytes], Handler] = {
+            (b"POST", b"/predict"): self._predict,
+            (b"GET", b"/metrics"): self._metrics,
+            (b"GET", b"/v2"): self._fixed(orjson.dumps(protocol.server_metadata())),
+            (b"GET", b"/v2/health/live"): self._fixed(b'{"live":true}'),
+            (b"GET", b"/v2/health/ready"): self._ready,
+        }
+        for path in (model, model + b"/versions/" + (version or b"")):
+            routes[b"GET", path] = self._fixed(metadata)
+            routes[b"GET", path + b"/ready"] = self._ready
+            routes[b"POST", path + b"/infer"] = self._infer
+        return routes
+
+    def _predict(self, head: Head, body: bytes, reply: Reply) -> Job | None:
+        return self._parsed(self._predict, self._rows, self._ask_rows, head, body, reply)
+
+    def _infer(self, head: Head, body: bytes, reply: Reply) -> Job | None:
+        return self._parsed(self._infer, self._asked, self._ask_feeds, head, body, reply)
+
+    def _parsed(
+        self, handler: Handler, parse: Callable, ask: Callable, head: Head, body: bytes, reply: Reply
+    ) -> Job | None:
+        name, timeout = request_id(head), timeout_seconds(head)
+        return self.release.parse(
+            len(body),
+            partial(parse, head, body),
+            partial(ask, head, reply, name, timeout),
+            partial(self._failed, handler, head, reply),
+        )
+
+    def _rows(self, head: Head, body: bytes) -> list[dict[str, Any]]:
+        rows = self._validate(plain(head, body, self.max_body_bytes))["rows"]
+        if not rows:
+            raise Invalid(["rows"], "List should have at least 1 item", "too_short")
+        most = self.release.manifest.plan.max_request_rows
+        if len(rows) > most:
+            raise TooLarge("the number of rows", len(rows), most)
+        return self.release.tokenized(rows)
+
+    def _ask_rows(self, head: Head, reply: Reply, name: bytes, timeout: float | None, rows: list) -> Job:
+        return self.release.ask(
+            "predict",
+            rows=rows,
+            request_id=name.decode(),
+            timeout_seconds=timeout,
+            done=partial(self._predicted, reply, name),
+            trace=head,
+        )
+
+    def _predicted(self, reply: Reply, name: bytes, job: Job) -> None:
+        if job.refusal is not None:
+            return reply(self._refusal(job.refusal, name))
+        assert job.outputs is not None
+        body = orjson.dumps(predictions(job.outputs))
+        reply(Answer(200, name, (body,), headers=_fallback(job)))
+
+    def _asked(self, head: Head, body: bytes) -> Asked:
+        manifest = self.release.manifest
+        return protocol.decode(
+            plain(head, body, self.max_body_bytes),
+            _header_length(head),
+            manifest.contract,
+            self.release.tokenize,
+            manifest.plan.max_request_rows,
+        )
+
+    def _ask_feeds(self, head: Head, reply: Reply, name: bytes, timeout: float | None, asked: Asked) -> Job:
+        limits = [seconds for seconds in (timeout, asked.timeout_seconds) if seconds is not None]
+        return self.release.ask(
+            self.way(self._infer, head) or "v2_json",
+            feeds=asked.feeds,
+            request_id=name.decode(),
+            timeout_seconds=min(limits, default=None),
+            done=partial(self._inferred, reply, name, asked),
+            trace=head,
+        )
+
+    def _inferred(self, reply: Reply, name: bytes, asked: Asked, job: Job) -> None:
+        if job.refusal is not None:
+            return reply(self._refusal(job.refusal, name))
+        assert job.outputs is not None
+        manifest = self.release.manifest
+        chunks, length = protocol.encode(asked, job.outputs, manifest.model, manifest.version)
+        if length is None:
+            return reply(Answer(200, name, tuple(chunks), headers=_fallback(job)))
+        headers = ((HEADER_LENGTH, b"%d" % length), *_fallback(job))
+        reply(Answer(200, name, tuple(chunks), BINARY_TYPE, headers))
+
+    def _ready(self, head: Head, body: bytes, reply: Reply) -> None:
+        if not self.release.is_ready:
+            raise Unavailable("the service is starting or ending")
+        reply(Answer(200, request_id(head), (b'{"ready":true}',)))
+
+    def _metrics(self, head: Head, body: bytes, reply: Reply) -> None:
+        reply(Answer(200, request_id(head), (self.release.metrics.render(),), METRICS_TYPE))
+
+    def _not_found(self, head: Head, body: bytes, reply: Reply) -> None:
+        raise NotFound("there is no such model, version or path here")
+
+    @staticmethod
+    def _fixed(body: bytes) -> Handler:
+        return lambda head, _, reply: reply(Answer(200, request_id(head), (body,)))
+
+
+def _header_length(head: Head) -> int | None:
+    """How much of the body is JSON; None: all of it."""
+    given = head.get(HEADER_LENGTH)
+    if given is None:
+        return None
+    if not re.fullmatch(rb"[0-9]{1,12}", given):
+        raise Invalid([HEADER_LENGTH.decode()], "must be a number of bytes")
+    return int(given)
+
+
+def _fallback(job: Job) -> tuple[tuple[bytes, bytes], ...]:
+    return ((b"x-fallback", job.fallback.encode()),) if job.fallback else ()
+
+
+def _invalid(error: ValidationError, name: bytes) -> Answer:
+    """400 with each value that breaks the contract, by its place."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    first = found[0]
+    said = {
+        "error": f"{'.'.join(map(str, first['loc'])) or 'request'}: {first['msg']}",
+        "detail": found[:MAX_DETAILS],
+    }
+    return Answer(400, name, (orjson.dumps(said, option=orjson.OPT_NON_STR_KEYS),))
