@@ -132,8 +132,12 @@ def _type(field: Field) -> pa.DataType:
 def _leaf_type(field: Field) -> pa.DataType:
     if field.categories is not None:
         return pa.string()
-    # Parquet's readers seldom know half floats.
-    return pa.from_numpy_dtype(np.dtype("float32" if field.dtype == "float16" else field.dtype))
+    return pa.from_numpy_dtype(np.dtype(_stored(field)))
+
+
+def _stored(field: Field) -> str:
+    """Parquet's readers seldom know half floats."""
+    return "float32" if field.dtype == "float16" else field.dtype
 
 
 def _nested(field: Field, values: list, depth: int) -> pa.Array:
@@ -162,5 +166,4 @@ def _flat(field: Field, values: np.ndarray) -> pa.Array:
     if field.categories is not None:
         known = pa.array(values.astype(np.int64) - 1, mask=values <= 0)
         return pa.array(field.categories, pa.string()).take(known)
-    wanted = _leaf_type(field)
-    return pa.array(values.astype(wanted.to_pandas_dtype()), wanted, from_pandas=True)
+    return pa.array(values.astype(_stored(field)), _leaf_type(field), from_pandas=True)

@@ -26,6 +26,7 @@ print(json.dumps([*sys.modules]))
 
 SERVING = """
 import importlib, json, shutil, sys
+sys.modules["pandas"] = None  # it is not where the service runs
 import bentoml
 from bentoml._internal.utils.args import set_arguments
 from starlette.testclient import TestClient
@@ -66,7 +67,9 @@ def test_answering_a_request_imports_no_torch(tmp_path):
     _, manifest = packed(tmp_path / "model")
     manifest.save(tmp_path / "model")
     home = {"BENTOML_HOME": str(tmp_path / "home"), "BENTOML_DO_NOT_TRACK": "True"}
+    home["SEATRIAL_CAPTURE_FOLDER"] = str(tmp_path / "log")
     modules = imported_by(SERVING, str(tmp_path / "model"), json.dumps(ROW), **home)
     bentos = {f"bentos.{name}" for name in ("service", "engine", "contract", "schema", "manifest")}
     assert {*bentos, "onnxruntime"} <= modules
-    assert not {*ONLY_FOR_TRAINING_AND_RELEASE, "pipelines", "pandas"} & modules
+    assert not {*ONLY_FOR_TRAINING_AND_RELEASE, "pipelines"} & modules
+    assert len([*(tmp_path / "log").rglob("*.parquet")]) == 1
