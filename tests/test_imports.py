@@ -26,7 +26,11 @@ print(json.dumps([*sys.modules]))
 
 SERVING = """
 import importlib, json, shutil, sys
-sys.modules["pandas"] = None  # it is not where the service runs
+class NoPandas:  # it is not where the service runs
+    def find_spec(name, *_):
+        if name == "pandas":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, NoPandas)
 import bentoml
 from bentoml._internal.utils.args import set_arguments
 from starlette.testclient import TestClient
