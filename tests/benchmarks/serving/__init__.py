@@ -1,5 +1,6 @@
 """The service beside its peers, on the same models.
 
+    scenarios how each of the following is run and kept
     nets      the models
     kit       what runs in the peers' environments: the session that all of them share
     peers     the servers
@@ -14,5 +15,4 @@
 
 from pathlib import Path
 
-SCENARIOS = ("tiny", "binary", "overload", "texts", "batcher")
 RESULTS = Path(__file__).with_name("results.json")

@@ -31,8 +31,8 @@ def wide() -> Net:
 
 
 def heavy(batch_rows: int, latency_ms: float) -> Net:
-    """Some milliseconds a row, in batches as alone: 64 tokens that pass layers of 384."""
-    return _vector("heavy", 8, _tokens(tokens=64, width=384, layers=12), batch_rows, latency_ms)
+    """Some milliseconds a row, in batches as alone: 128 tokens that pass layers of 384."""
+    return _vector("heavy", 8, _tokens(tokens=128, width=384, layers=12), batch_rows, latency_ms)
 
 
 def minilm(latency_ms: float, batch_rows: int) -> Net:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 
-from tests.benchmarks.harness.load import closed_loop, open_loop
+from tests.benchmarks.harness.load import ATTEMPTS, LoadFailed, closed_loop, open_loop
 from tests.benchmarks.harness.peers import JSON, Net, serving
 from tests.benchmarks.harness.report import show
 from tests.benchmarks.harness.rounds import Effort, Figures, take_turns
@@ -17,6 +17,8 @@ BATCH_ROWS = 8
 LIMITS = {2: 0.90, 5: 0.85}
 """times capacity: at least so much of the capacity is answered within the objective."""
 REFUSAL_P99_MS = 20.0
+MAX_GOODPUT = 1.1
+"""More than this share of a capacity cannot be: the capacity was measured wrong."""
 NAMES = ("ours", "bentoml", "mosec", "bare")
 SEED = 11
 
@@ -39,18 +41,30 @@ def measure(effort: Effort, names: Sequence[str] = NAMES) -> dict:
 
 
 def _one(name: str, net: Net, seconds: float) -> Figures:
-    """Capacity over 32 connections that each wait for their answer; then a fresh server for each overload."""
-    with serving(peer(name), net) as served:
-        load = partial(closed_loop, served.url, served.bodies, JSON, folder=served.scratch)
-        load(seconds=1)
-        capacity_rps = load(seconds=seconds).rps
-    figures = {"capacity_rps": capacity_rps}
+    """Each overload in turn."""
+    figures: Figures = {}
     for times in LIMITS:
-        with serving(peer(name), net) as served:
-            found = open_loop(
-                served.url, served.bodies, JSON, times * capacity_rps, 2 * seconds, SLO_MS, SEED
-            )
-        figures[f"goodput_{times}x"] = found.good(SLO_MS) / (2 * seconds) / capacity_rps
-        figures[f"refused_{times}x"] = float(found.refused().mean())
-        figures[f"refusal_p99_ms_{times}x"] = found.refusal_p99_ms()
+        found = _overloaded(name, net, times, seconds)
+        figures |= {f"{figure}_{times}x": value for figure, value in found.items()}
     return figures
+
+
+def _overloaded(name: str, net: Net, times: int, seconds: float) -> Figures:
+    """A fresh server: its capacity over 32 connections that wait for their answers, and at once the multiple
+    of it. Raises LoadFailed where it did more than its capacity, which some neighbour had spoilt then."""
+    for _ in range(ATTEMPTS):
+        with serving(peer(name), net) as served:
+            load = partial(closed_loop, served.url, served.bodies, JSON, folder=served.scratch)
+            load(seconds=1)
+            capacity_rps = load(seconds=seconds).rps
+            rate_rps = times * capacity_rps
+            found = open_loop(served.url, served.bodies, JSON, rate_rps, 2 * seconds, SLO_MS, SEED)
+        goodput = found.good(SLO_MS) / (2 * seconds) / capacity_rps
+        if goodput <= MAX_GOODPUT:
+            return {
+                "capacity_rps": capacity_rps,
+                "goodput": goodput,
+                "refused": float(found.refused().mean()),
+                "refusal_p99_ms": found.refusal_p99_ms(),
+            }
+    raise LoadFailed(f"{name} answered {goodput:.2f} times its capacity: the machine was not steady.")

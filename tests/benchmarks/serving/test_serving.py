@@ -2,27 +2,20 @@
 were measured in one run. SEATRIAL_BENCH_QUICK=1 takes one short round and writes nothing."""
 
 import os
-from importlib import import_module
 
 import pytest
 
-from tests.benchmarks.harness.machine import facts
-from tests.benchmarks.harness.report import save
 from tests.benchmarks.harness.rounds import Effort
-from tests.benchmarks.serving import RESULTS, overload, texts, tiny
+from tests.benchmarks.serving import overload, texts, tiny
 from tests.benchmarks.serving.binary import LIMIT as BINARY_LIMIT
+from tests.benchmarks.serving.scenarios import run
 
 QUICK = bool(os.environ.get("SEATRIAL_BENCH_QUICK"))
+MIN_SHARE_OF_IDEAL = 0.97
 
 
 def measured(scenario: str) -> dict:
-    machine = facts()
-    figures = import_module(f"tests.benchmarks.serving.{scenario}").measure(
-        Effort(1, 2) if QUICK else Effort()
-    )
-    if not QUICK:
-        save(RESULTS, scenario, machine, figures)
-    return figures
+    return run(scenario, Effort(1, 2) if QUICK else Effort(), kept=not QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +38,11 @@ def on_overload():
 @pytest.fixture(scope="module")
 def on_texts():
     return measured("texts")
+
+
+@pytest.fixture(scope="module")
+def on_the_batcher():
+    return measured("batcher")
 
 
 @pytest.mark.parametrize("name", tiny.LIMITS)
@@ -77,3 +75,12 @@ def test_a_refusal_comes_at_once(on_overload, times):
 def test_texts_of_many_lengths(on_texts):
     ratios = on_texts["ours_to"].values()
     assert all(ratio and ratio["median"] >= texts.LIMIT for ratio in ratios), on_texts["peers"]
+
+
+def test_the_batcher_is_near_the_ideal(on_the_batcher):
+    assert on_the_batcher["ours"]["share_of_ideal"] >= MIN_SHARE_OF_IDEAL
+
+
+@pytest.mark.parametrize("load", ["5%", "30%", "70%"])
+def test_the_batcher_waits_no_longer_than_bentomls(on_the_batcher, load):
+    assert on_the_batcher["ours_to_cork"][f"p99_ms_at_{load}"]["median"] <= 1

@@ -27,7 +27,7 @@ class Ours(Peer):
         return json.dumps({"rows": [row]}).encode()
 
     def value(self, net: Net, answer: bytes) -> float:
-        return json.loads(answer)[0]["y"]
+        return json.loads(answer)[0][net.contract.outputs[0].name]
 
     def versions(self) -> list[str]:
         return [f"source {source_digest(PROJECT)[:12]}"]
