@@ -245,7 +245,7 @@ class Scheduler:
 
     def _take(self, bucket: Bucket, most: int, start: float) -> list[Part]:
         def pause(entry: Entry, rows: int) -> float:
-            """None when a run of others in between could make the job late: what was let in gets ready."""
+            """0 when a run of others in between could make the job late: what was let in gets ready."""
             runs = self._forecast.seconds(rows, bucket.length) + self._forecast.seconds(
                 self._most, bucket.length
             )
