@@ -5,7 +5,7 @@ whether a job came as JSON rows or as tensors. Imported only where there is a pr
     time                      its arrival, UTC
     model, version, release_id
     way, source               how it came in; model, cache, or the fallback that answered: cached, default
-    input_<name>              as the client gave it; codes of categories as their names, an unknown one as null
+    input_<name>              as the client gave it; codes of categories as names, an unknown one as null
     output_<name>             as it was answered
     queue_ms, model_ms        waiting for a batch and in the model; null where no model was asked
     total_ms                  from arrival to answer
@@ -23,7 +23,6 @@ import pyarrow as pa
 from bentos.contract import Contract, Field
 from bentos.manifest import Manifest
 from bentos.work import Tensors
-
 
 NAMES = ("request_id", "way", "source")
 
