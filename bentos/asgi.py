@@ -6,7 +6,7 @@ What `front` does not know goes on to BentoML's own application, and its answers
 import asyncio
 from typing import Any
 
-from bentos.errors import Refusal, TooLarge
+from bentos.errors import Left, Refusal, TooLarge
 from bentos.front import Front
 from bentos.messages import Answer, Head, request_id
 
@@ -23,14 +23,16 @@ class Middleware:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         head: Head = dict(scope["headers"])
-        path = scope.get("raw_path") or scope["path"].encode()
-        handler = self.front.handler(scope["method"].encode(), path, head.get(b"content-type", b""))
+        path, content_type = scope["path"].encode(), head.get(b"content-type", b"")
+        handler = self.front.handler(scope["method"].encode(), path, content_type)
         if handler is None:
             return await self._app(scope, receive, self._stamped(send, request_id(head)))
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[Answer] = loop.create_future()
         try:
             body = await self._body(receive)
+        except Left as left:
+            return await self._send(self.front.refused(left, request_id(head), None), send)
         except Refusal as refusal:
             answer = self.front.refused(refusal, request_id(head), self.front.way(handler, head))
             return await self._send(answer, send)
@@ -38,10 +40,11 @@ class Middleware:
         gone = loop.create_task(_disconnected(receive))
         try:
             await asyncio.wait((answered, gone), return_when=asyncio.FIRST_COMPLETED)
-            if answered.done():
-                await self._send(answered.result(), send)
-            elif job is not None:
+            if not answered.done() and job is not None:
                 self.front.release.cancel(job)
+            # Nobody hears that the client left, but BentoML waits for an answer before it lets go.
+            left = self.front.refused(Left(), request_id(head), None)
+            await self._send(answered.result() if answered.done() else left, send)
         finally:
             gone.cancel()
 
@@ -49,6 +52,8 @@ class Middleware:
         chunks, size, more = [], 0, True
         while more:
             message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Left
             chunks.append(message.get("body", b""))
             size += len(chunks[-1])
             if size > self.front.max_body_bytes:

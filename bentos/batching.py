@@ -51,7 +51,7 @@ class _Lane:
 
 class Batcher:
     """One a process, for one event loop, on which all methods are called. `on_run` hears after each batch
-    whether its first run answered all."""
+    whether any of it was answered."""
 
     def __init__(
         self,
@@ -242,7 +242,7 @@ class Batcher:
             self._metrics.batch, batch.rows, len(batch.parts), assembled - made.began, made.ended - assembled
         )
         if self.on_run is not None and made.runs:
-            _quietly(self.on_run, made.is_clean)
+            _quietly(self.on_run, bool(made.answered))
         for part, answer in made.answered:
             self._answer(part, answer)
         for job, error in made.failed:

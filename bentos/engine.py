@@ -20,7 +20,8 @@ PROVIDERS = {"cpu": (CPU,), "cuda": ("CUDAExecutionProvider",)}
 """What a device means. With cuda alone, a node that the GPU cannot run is an error, not a slow surprise."""
 Provider = str | tuple[str, dict[str, str]]
 """The name of an execution provider, with its options where it has any."""
-LOG_ERRORS_ONLY = 3
+LOG_FATAL_ONLY = 4
+"""All errors are raised; ONNX Runtime's own lines about them are no JSON and quote what a request held."""
 REQUANTIZER = "WeightBiasQuantization"
 """An optimizer that quantizes, as the file is loaded, nodes that were left in float32 on purpose."""
 LONG_RUN_MS = 1000.0
@@ -157,7 +158,7 @@ def _session(model: Path, threads: int, providers: Sequence[Provider]) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = LOG_ERRORS_ONLY
+    options.log_severity_level = LOG_FATAL_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if CPU not in names:

@@ -8,15 +8,16 @@ import logging
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, FailFast, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from bentos import protocol
 from bentos.asked import Asked
-from bentos.errors import Broken, Invalid, NotFound, Refusal, TooLarge, Unavailable
+from bentos.contract import MAX_SHOWN
+from bentos.errors import Broken, Invalid, NotFound, Refusal, TooLarge, Unavailable, Unsupported
 from bentos.messages import Answer, Head, Reply, plain, request_id, timeout_seconds
 from bentos.metrics import Way
 from bentos.release import Release
@@ -28,38 +29,43 @@ logger = logging.getLogger("bentos.front")
 METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 BINARY_TYPE = b"application/octet-stream"
 HEADER_LENGTH = b"inference-header-content-length"
+SMALL_BYTES = 4096
+"""All mistakes that fit in here are told in a few ms."""
 MAX_DETAILS = 20
-"""Of one refusal: a body of many rows may be wrong in each."""
-MODEL_PATH = re.compile(rb"/v2/models/([^/]+)(?:/versions/([^/]+))?(/ready|/infer)?")
+"""Of one refusal."""
 
 Handler = Callable[[Head, bytes, Reply], Job | None]
 
 
 class Front:
     """Routes and handlers of one release. A handler returns the job that it started, if any, for whoever
-    carries the request to cancel when the client leaves."""
+    carries the request to cancel when the client leaves. `page` is the release's OpenAPI page."""
 
-    def __init__(self, release: Release) -> None:
+    def __init__(self, release: Release, page: dict[str, Any]) -> None:
         self.release, manifest = release, release.manifest
         self.max_body_bytes = manifest.plan.max_body_bytes
         self.stamp = (
             (b"x-model-version", manifest.version.encode()),
             (b"x-release-id", manifest.release_id.encode()),
         )
-        row = row_type(manifest.contract)
-        body: Any = TypedDict("Body", {"rows": list[row]})  # pyright: ignore
+        # A mistake in each of a million rows would take minutes and gigabytes to tell.
+        rows: Any = Annotated[list[row_type(manifest.contract)], FailFast()]
+        body: Any = TypedDict("Body", {"rows": rows})  # pyright: ignore
         body.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)
-        self._validate = TypeAdapter(body).validator.validate_json
+        self._validator = TypeAdapter(body).validator
+        text = manifest.contract.text
+        self._most_keys = len(manifest.contract.inputs) + (text is not None)
         self._own = {(manifest.model.encode(), version) for version in (None, manifest.version.encode())}
         self._routes = self._known_routes(orjson.dumps(protocol.metadata(manifest)))
+        self._routes[b"GET", b"/docs.json"] = self._fixed(orjson.dumps(page))
 
     def handler(self, method: bytes, path: bytes, content_type: bytes) -> Handler | None:
         """Who answers; None leaves the request to BentoML's own application."""
-        found = self._routes.get((method, path))
+        found = self._routes.get((b"GET" if method == b"HEAD" else method, path))
         if found is None:
             return self._not_found if path.startswith(b"/v2/") else None
         json = not content_type or content_type.lower().startswith(b"application/json")
-        return found if json or path != b"/predict" else None
+        return found if json or found != self._predict else self._not_json
 
     def refused(self, refusal: Refusal, name: bytes, way: Way | None) -> Answer:
         """The answer to request `name` that says why it became no job."""
@@ -96,7 +102,7 @@ class Front:
 
     def way(self, handler: Handler | None, head: Head) -> Way | None:
         """As metrics count it; None for what asks for no prediction."""
-        if handler == self._predict:
+        if handler in (self._predict, self._not_json):
             return "predict"
         if handler == self._infer:
             return "v2_json" if head.get(HEADER_LENGTH) is None else "v2_binary"
@@ -136,13 +142,35 @@ class Front:
         )
 
     def _rows(self, head: Head, body: bytes) -> list[dict[str, Any]]:
-        rows = self._validate(plain(head, body, self.max_body_bytes))["rows"]
+        content = plain(head, body, self.max_body_bytes)
+        if len(content) <= SMALL_BYTES:
+            rows = self._validator.validate_json(content)["rows"]
+        else:
+            rows = self._validator.validate_python(self._bounded(content))["rows"]
         if not rows:
             raise Invalid(["rows"], "List should have at least 1 item", "too_short")
+        self._check_number(rows)
+        return self.release.tokenized(rows)
+
+    def _bounded(self, content: bytes) -> Any:
+        """A body in which not much can be wrong: it has no more rows and keys than the contract knows. To
+        tell a mistake takes hundreds of times as long as to make it."""
+        try:
+            given = orjson.loads(content)
+        except orjson.JSONDecodeError as error:
+            raise Invalid([], "the body is not valid JSON", "json_invalid") from error
+        if not isinstance(given, dict) or given.keys() != {"rows"} or not isinstance(given["rows"], list):
+            raise Invalid(["rows"], "must be a list, and all that is given")
+        self._check_number(given["rows"])
+        for at, row in enumerate(given["rows"]):
+            if isinstance(row, dict) and len(row) > self._most_keys:
+                raise Invalid(["rows", at], f"has {len(row)} keys, a row has {self._most_keys}")
+        return given
+
+    def _check_number(self, rows: list) -> None:
         most = self.release.manifest.plan.max_request_rows
         if len(rows) > most:
             raise TooLarge("the number of rows", len(rows), most)
-        return self.release.tokenized(rows)
 
     def _ask_rows(self, head: Head, reply: Reply, name: bytes, timeout: float | None, rows: list) -> Job:
         return self.release.ask(
@@ -201,6 +229,9 @@ class Front:
     def _metrics(self, head: Head, body: bytes, reply: Reply) -> None:
         reply(Answer(200, request_id(head), (self.release.metrics.render(),), METRICS_TYPE))
 
+    def _not_json(self, head: Head, body: bytes, reply: Reply) -> None:
+        raise Unsupported("the content type spoken here is application/json")
+
     def _not_found(self, head: Head, body: bytes, reply: Reply) -> None:
         raise NotFound("there is no such model, version or path here")
 
@@ -225,10 +256,9 @@ def _fallback(job: Job) -> tuple[tuple[bytes, bytes], ...]:
 
 def _invalid(error: ValidationError, name: bytes) -> Answer:
     """400 with each value that breaks the contract, by its place."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)
+    found = error.errors(include_url=False, include_context=False, include_input=False)[:MAX_DETAILS]
+    for each in found:
+        each["loc"] = tuple(part[:MAX_SHOWN] if isinstance(part, str) else part for part in each["loc"])
     first = found[0]
-    said = {
-        "error": f"{'.'.join(map(str, first['loc'])) or 'request'}: {first['msg']}",
-        "detail": found[:MAX_DETAILS],
-    }
+    said = {"error": f"{'.'.join(map(str, first['loc'])) or 'request'}: {first['msg']}", "detail": found}
     return Answer(400, name, (orjson.dumps(said, option=orjson.OPT_NON_STR_KEYS),))

@@ -46,8 +46,7 @@ class Release:
         shipped = {length for _, length, _ in plan.costs}
         here = [cost for cost in measured[0] if cost[1] not in shipped]
         costs = Costs((*plan.costs, *here), plan.max_batch_size, plan.lengths)
-        turns = [engine for engine in self._engines for _ in range(engine.overlap)]
-        self.batcher = Batcher(turns, contract, plan, self.metrics, costs)
+        self.batcher = Batcher(self._engines, contract, plan, self.metrics, costs)
         self.breaker = Breaker(plan.breaker_failures, plan.breaker_seconds, changed=self._breaker_turned)
         self.batcher.on_run = self.breaker.ran
         self.cache = _cache(manifest, settings, self.metrics)
@@ -150,8 +149,8 @@ class Release:
         self.metrics.request(way, refusal.outcome, 0.0)
 
     def tokenized(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Rows with the token inputs beside the text, for the prediction log to keep. Raises Invalid for a text
-        that has no tokens."""
+        """Rows with the token inputs beside the text, for the prediction log to keep. Raises Invalid for a
+        text that has no tokens."""
         text = self.manifest.contract.text
         if text is None or self.tokenize is None:
             return rows
@@ -228,11 +227,19 @@ class Release:
         self._finished(job)
 
     def _finished(self, job: Job) -> None:
+        try:
+            self._note(job)
+        finally:  # whatever that cost, the client gets its answer
+            if job.reply is not None:
+                job.reply(job)
+
+    def _note(self, job: Job) -> None:
         now, refusal = time.monotonic(), job.refusal
         outcome = "ok" if refusal is None else refusal.outcome
         self.metrics.request(job.way, outcome, now - job.arrived)  # pyright: ignore[reportArgumentType]
         if refusal is not None and outcome != "client_error":
-            self._log.log(logging.WARNING, type(refusal).__name__, request_id=job.request_id)
+            cause = type(refusal.__cause__).__name__ if refusal.__cause__ else None
+            self._log.log(logging.WARNING, type(refusal).__name__, request_id=job.request_id, cause=cause)
         if job.outputs is not None and job.started:
             self._remember(job)
         if self._capture is not None and job.outputs is not None:
@@ -242,8 +249,6 @@ class Release:
         if ACCESS.isEnabledFor(logging.INFO):
             said = {"request_id": job.request_id, "way": job.way, "outcome": outcome, "rows": job.size}
             ACCESS.info("answered", extra={**said, "ms": round((now - job.arrived) * 1000, 3)})
-        if job.reply is not None:
-            job.reply(job)
 
     def _remember(self, job: Job) -> None:
         if self.cache is not None and job.key is not None and job.outputs is not None:

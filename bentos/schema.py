@@ -9,7 +9,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, WrapValidator
+from pydantic import AfterValidator, ConfigDict, FailFast, TypeAdapter, ValidationError, WrapValidator
 from pydantic import Field as Described
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from typing_extensions import TypedDict
@@ -125,10 +125,11 @@ def _number(field: Field) -> Any:
 
 
 def _nested(value: Any, field: Field) -> Any:
-    """Lists in lists. A -1 is any length: from row to row, not within one."""
+    """Lists in lists. A -1 is any length: from row to row, not within one. Of many wrong values in a list the
+    first is told."""
     for size in reversed(field.shape[1:]):
         low, high = (1, field.max_length) if size == -1 else (size, size)
-        value = Annotated[list[value], Described(min_length=low, max_length=high)]
+        value = Annotated[list[value], FailFast(), Described(min_length=low, max_length=high)]
     return Annotated[value, AfterValidator(_even)] if -1 in field.shape[2:] else value
 
 

@@ -23,6 +23,7 @@ from bentos.front import Front
 from bentos.lane import Lane
 from bentos.lifecycle import drain_first, replace_dead_workers_soon
 from bentos.manifest import Manifest
+from bentos.openapi import completed
 from bentos.release import Release
 from bentos.schema import prediction_type, predictions, row_type
 from bentos.settings import Settings
@@ -69,11 +70,14 @@ class Predictor:
         settings = Settings.from_environment()
         logs.install(MANIFEST, settings)
         self._release = Release(FOLDER, MANIFEST, settings)
-        Middleware.front = Lane.front = Front(self._release)
+        Lane.read_seconds = settings.read_seconds
+        page = completed(Predictor.openapi_spec.asdict(), MANIFEST)
+        Middleware.front = Lane.front = Front(self._release, page)
 
     @bentoml.on_startup
     async def start(self) -> None:
         await self._release.start()
+        Lane.keep_sweeping()
         drain_first(self._release.unready, PLAN.drain_seconds)
 
     @bentoml.on_shutdown

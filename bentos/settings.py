@@ -2,6 +2,7 @@
 release decides stands in its manifest.
 
 SEATRIAL_GRPC_PORT                port of the gRPC server on the service's host; 0, the default: no gRPC
+SEATRIAL_READ_SECONDS             s within which a whole request over HTTP must have arrived; default 30
 SEATRIAL_REDIS_URL                redis://, rediss:// or unix:// of a prediction cache that workers share;
                                   default none: each process has its own
 SEATRIAL_CAPTURE_FOLDER           where the prediction log goes; default none: no log
@@ -39,6 +40,7 @@ class Settings:
     """The variables above, in their order."""
 
     grpc_port: int = 0
+    read_seconds: float = 30
     redis_url: str | None = None
     capture_folder: Path | None = None
     capture_segment_bytes: int = 16 * 2**20
@@ -53,6 +55,7 @@ class Settings:
         """Raises SettingInvalid for the first variable that cannot be used; empty is as good as not set."""
         return cls(
             grpc_port=_port(given, "SEATRIAL_GRPC_PORT"),
+            read_seconds=_number(given, "SEATRIAL_READ_SECONDS", 30),
             redis_url=_url(given, "SEATRIAL_REDIS_URL", ("redis", "rediss", "unix")),
             capture_folder=_folder(given, "SEATRIAL_CAPTURE_FOLDER"),
             capture_segment_bytes=_bytes(given, "SEATRIAL_CAPTURE_MEGABYTES", 16),

@@ -33,8 +33,8 @@ class Desk:
             [self.engine], contract, self.plan, self.metrics, clock=loop.time, worker=worker
         )  # pyright: ignore
         self.done: list[Job] = []
-        self.clean: list[bool] = []
-        self.batcher.on_run = self.clean.append
+        self.worked: list[bool] = []
+        self.batcher.on_run = self.worked.append
 
     def ask(self, *values: float, deadline: float = 1000.0, done=None, **given) -> Job:
         now = asyncio.get_running_loop().time()
@@ -164,7 +164,7 @@ async def test_one_bad_row_in_32_fails_alone(failure, reason, place):
     assert [answer(job) for job in jobs] == [[2 * at] for at in range(32) if at != place]
     assert len(desk.engine.runs) == 1 + 2 * 5
     assert desk.metrics.failures == {reason: 1}
-    assert desk.clean == [False]
+    assert desk.worked == [True]
 
 
 @passing

@@ -17,6 +17,7 @@ def test_nothing_set_is_the_default():
 def test_everything_set():
     given = {
         "SEATRIAL_GRPC_PORT": "8081",
+        "SEATRIAL_READ_SECONDS": "7.5",
         "SEATRIAL_REDIS_URL": "redis://:secret@localhost:6379/1",
         "SEATRIAL_CAPTURE_FOLDER": "log",
         "SEATRIAL_CAPTURE_MEGABYTES": "0.5",
@@ -28,6 +29,7 @@ def test_everything_set():
     }
     assert asdict(Settings.from_environment(given)) == {
         "grpc_port": 8081,
+        "read_seconds": 7.5,
         "redis_url": "redis://:secret@localhost:6379/1",
         "capture_folder": Path("log"),
         "capture_segment_bytes": 2**19,
