@@ -1,4 +1,4 @@
-"""A model that can be made to fail by what one row holds, though the contract lets it pass."""
+"""Models that fail, or take long, by what one row holds, though the contract lets it pass."""
 
 from pathlib import Path
 
@@ -56,5 +56,40 @@ def packed(folder: Path, plan: Plan | None = None) -> Manifest:
     folder.mkdir(parents=True, exist_ok=True)
     model = save_model(folder / MODEL_FILE)
     manifest = Manifest("faulty", "7", "v7-faulty", "fp32", sha256(model), CONTRACT, plan or Plan())
+    manifest.save(folder)
+    return manifest
+
+
+BUSY = Contract(
+    (Field("turns", "int64", minimum=0, maximum=10_000_000), Field("value", "float32")),
+    (Field("score", "float32"),),
+)
+A_MILLISECOND = 1500
+"""Turns: more or less."""
+BUSY_GRAPH = """
+<ir_version: 10, opset_import: ["" : 20]>
+g (int64[rows] turns, float[rows] value) => (float[rows] score) {
+    most = ReduceMax<keepdims = 0>(turns)
+    go = Constant<value = bool {1}>()
+    start = Constant<value = int64 {0}>()
+    spun = Loop(most, go, start) <body = spin (int64 turn, bool going, int64 sum) => (bool on, int64 next) {
+        on = Identity(going)
+        next = Add(sum, turn)
+    }>
+    nothing = Sub(spun, spun)
+    zero = Cast<to = 1>(nothing)
+    doubled = Add(value, value)
+    score = Add(doubled, zero)
+}
+"""
+
+
+def busy_packed(folder: Path, plan: Plan | None = None) -> Manifest:
+    """score = 2 * value, after as many turns as the row with the most of them wants."""
+    from onnx import parser, save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save(parser.parse_model(BUSY_GRAPH), folder / MODEL_FILE)
+    manifest = Manifest("busy", "1", "v1-busy", "fp32", sha256(folder / MODEL_FILE), BUSY, plan or Plan())
     manifest.save(folder)
     return manifest

@@ -10,10 +10,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -34,11 +35,7 @@ class Served:
         return f"http://127.0.0.1:{self.port}"
 
     def workers(self) -> list[psutil.Process]:
-        return [
-            child
-            for child in psutil.Process(self.process.pid).children()
-            if child.status() != psutil.STATUS_ZOMBIE and "_bentoml_impl.worker.service" in child.cmdline()
-        ]
+        return [child for child in psutil.Process(self.process.pid).children() if _is_worker(child)]
 
     def is_ready(self) -> bool:
         try:
@@ -53,6 +50,112 @@ class Served:
             if self.process.poll() is not None or time.monotonic() > until:
                 raise AssertionError(f"the service is not ready:\n{self.log.read_text()[-3000:]}")
             time.sleep(0.05)  # a server has no other way to say that it is ready
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return "_bentoml_impl.worker.service" in process.cmdline()
+    except psutil.NoSuchProcess:  # it has just ended
+        return False
+
+
+class Answer(NamedTuple):
+    """What came back; `headers` by their names in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Line:
+    """A connection to a server, for bytes as they are."""
+
+    def __init__(self, served: Served) -> None:
+        self._connection = socket.create_connection(("127.0.0.1", served.port), timeout=30)
+        self._received = b""
+        self.port: int = self._connection.getsockname()[1]
+
+    def __enter__(self) -> "Line":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def send(self, content: bytes) -> None:
+        self._connection.sendall(content)
+
+    def end(self) -> None:
+        """Say that no more is to come."""
+        with suppress(OSError):  # it is gone already
+            self._connection.shutdown(socket.SHUT_WR)
+
+    def answer(self) -> Answer:
+        """The next one. Raises ConnectionError where there is none."""
+        while b"\r\n\r\n" not in self._received:
+            self._receive()
+        head, _, self._received = self._received.partition(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+        length = int(headers.get("content-length", 0))
+        while len(self._received) < length:
+            self._receive()
+        body, self._received = self._received[:length], self._received[length:]
+        return Answer(int(first.split()[1]), headers, body)
+
+    def answers(self) -> list[Answer]:
+        """All that come until the server closes."""
+        found = []
+        with suppress(ConnectionError):
+            while True:
+                found.append(self.answer())
+        return found
+
+    def _receive(self) -> None:
+        part = self._connection.recv(65536)
+        if not part:
+            raise ConnectionError("the server closed")
+        self._received += part
+
+
+def keep_asking(
+    served: Served, request: bytes, stop: Callable[[], bool], told: list[tuple[int, int]]
+) -> None:
+    """Ask again and again until the server says that it closes, or `stop`. Tells of each request the port it
+    was sent from and the status of its answer, 0 where there was none."""
+    while not stop():
+        with suppress(ConnectionRefusedError), Line(served) as line:
+            with suppress(OSError):
+                while not stop():
+                    line.send(request)
+                    answer = line.answer()
+                    told.append((line.port, answer.status))
+                    if answer.headers.get("connection") == "close":
+                        return
+            if not stop():
+                told.append((line.port, 0))
+
+
+def post(path: str, body: bytes, **headers: str | int) -> bytes:
+    """The bytes of a request; `_` in the name of a header stands for `-`. A length that is given replaces the
+    true one."""
+    said = {"host": "x", "content-length": len(body)}
+    said |= {name.replace("_", "-"): value for name, value in headers.items()}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in said.items())
+    return f"POST {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + body
+
+
+def metric(served: Served, name: str, **labels: str) -> float:
+    """The sum of all series of a metric that have these labels."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    with urllib.request.urlopen(f"{served.url}/metrics", timeout=30) as answer:
+        text = answer.read().decode()
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == f"seatrial_{name}" and labels.items() <= sample.labels.items()
+    )
 
 
 def free_port() -> int:
