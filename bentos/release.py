@@ -12,17 +12,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bentos import logs
-from bentos.batching import Batcher
-from bentos.cache import Cache
+from bentos.batching.batcher import Batcher
+from bentos.batching.costs import Costs
 from bentos.contract import Contract
-from bentos.costs import Costs
-from bentos.device import open_engine
+from bentos.engines.device import open_engine
 from bentos.errors import Invalid, Left, Refusal, TooLarge, Unavailable
-from bentos.guard import Breaker, Fallback
+from bentos.guarding.breaker import Breaker, Fallback
+from bentos.guarding.cache import Cache
 from bentos.manifest import Manifest, verified_model
-from bentos.metrics import Metrics, Way
 from bentos.settings import Settings
+from bentos.watching import logs
+from bentos.watching.metrics import Metrics, Way
 from bentos.work import Job, Tensors
 
 logger = logging.getLogger(__name__)
@@ -62,11 +62,11 @@ class Release:
     async def start(self) -> None:
         """Open what needs the event loop; from here on the release is ready."""
         if self._settings.traces:
-            from bentos.traces import tracer
+            from bentos.watching.traces import tracer
 
             self._tracer = tracer(self.manifest, self._settings)
         if self._settings.grpc_port:
-            from bentos.grpc_server import serve_grpc
+            from bentos.inference.grpc_server import serve_grpc
 
             self._grpc = await serve_grpc(self, self._settings.grpc_port)
         # What is loaded by now stays: the collector need not look at it again, ms at a time.
@@ -288,7 +288,7 @@ def _cache(manifest: Manifest, settings: Settings, metrics: Metrics) -> Cache | 
 def _capture(manifest: Manifest, settings: Settings, metrics: Metrics):
     if settings.capture_folder is None:
         return None
-    from bentos.capture import Capture
+    from bentos.watching.capture import Capture
 
     return Capture(settings, manifest, metrics)
 
@@ -297,6 +297,6 @@ def _tokenizer(folder: Path, contract: Contract):
     """Texts to rows of token tensors, where a tokenizer is packed."""
     if contract.text is None:
         return None
-    from bentos.tokens import Tokenizer
+    from bentos.inference.tokens import Tokenizer
 
     return Tokenizer(folder / contract.text.file, contract.text).rows

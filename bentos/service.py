@@ -16,17 +16,17 @@ from bentoml.models import BentoModel
 from bentoml.validators import ContentType
 from pydantic import BaseModel, ConfigDict, Field
 
-from bentos import logs
-from bentos.asgi import Middleware
 from bentos.errors import Refusal
-from bentos.front import Front
-from bentos.lane import Lane
+from bentos.http.asgi import Middleware
+from bentos.http.front import Front
+from bentos.http.lane import Lane
 from bentos.lifecycle import drain_first, replace_dead_workers_soon
 from bentos.manifest import Manifest
 from bentos.openapi import completed
 from bentos.release import Release
 from bentos.schema import prediction_type, predictions, row_type
 from bentos.settings import Settings
+from bentos.watching import logs
 
 
 class Arguments(BaseModel):

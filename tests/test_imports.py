@@ -73,7 +73,7 @@ def test_answering_a_request_imports_no_torch(tmp_path):
     home = {"BENTOML_HOME": str(tmp_path / "home"), "BENTOML_DO_NOT_TRACK": "True"}
     home["SEATRIAL_CAPTURE_FOLDER"] = str(tmp_path / "log")
     modules = imported_by(SERVING, str(tmp_path / "model"), json.dumps(ROW), **home)
-    bentos = {f"bentos.{name}" for name in ("service", "engine", "contract", "schema", "manifest")}
+    bentos = {f"bentos.{name}" for name in ("service", "engines.engine", "contract", "manifest")}
     assert {*bentos, "onnxruntime"} <= modules
     assert not {*ONLY_FOR_TRAINING_AND_RELEASE, "pipelines"} & modules
     assert len([*(tmp_path / "log").rglob("*.parquet")]) == 1

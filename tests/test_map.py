@@ -1,8 +1,10 @@
-"""The map in `pipelines/__init__.py` and the gateways' list name every module, and no other."""
+"""The map in `pipelines/__init__.py`, the gateways' list and those of the service name every module."""
 
+import importlib
 import re
 from pathlib import Path
 
+import bentos
 import pipelines
 from pipelines import gateways
 
@@ -29,3 +31,11 @@ def test_the_map_names_no_module_that_is_gone():
 
 def test_the_gateways_are_listed():
     assert _modules(ROOT / "gateways") - _named(gateways.__doc__) == set()
+
+
+def test_the_service_s_maps_name_every_module():
+    root = Path(bentos.__file__).parent
+    assert {path.stem for path in root.glob("*.py")} - {"__init__"} - _named(bentos.__doc__) == set()
+    for folder in (path.parent for path in root.glob("*/__init__.py")):
+        assert folder.name in _named(bentos.__doc__)
+        assert _modules(folder) - _named(importlib.import_module(f"bentos.{folder.name}").__doc__) == set()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import dagster as dg
 import pandas as pd
 
-from bentos.engine import Engine
+from bentos.engines.engine import Engine
 from pipelines.assets.common import Chapter, verdict_check
 from pipelines.assets.score import SCORES_FILE, SUMMARY_FILE, production, production_engine
 from pipelines.core.drift import measure_drift, with_text_length

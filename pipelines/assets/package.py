@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bentos.contract import Contract
-from bentos.engine import PROVIDERS, Engine
+from bentos.engines.engine import PROVIDERS, Engine
 from bentos.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, sha256
 from pipelines.assets.common import Chapter, plain, verdict_check
 from pipelines.assets.optimize import FETCHED_FILE, SPEEDS_FILE

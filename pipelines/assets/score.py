@@ -8,7 +8,7 @@ import dagster as dg
 import pandas as pd
 import pyarrow.parquet as pq
 
-from bentos.engine import Engine
+from bentos.engines.engine import Engine
 from bentos.manifest import MODEL_FILE, sha256
 from pipelines.assets.common import Chapter, verdict_check
 from pipelines.core.contracts import load_contract

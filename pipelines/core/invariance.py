@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bentos.contract import Contract, Field
-from bentos.engine import ModelOutputInvalid
+from bentos.engines.engine import ModelOutputInvalid
 from pipelines.core.evaluate import Kind, Runs, Tensors, predict, row_count, shift, take
 
 ROWS = 256

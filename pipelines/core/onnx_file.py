@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bentos.contract import Contract, Field
-from bentos.engine import Engine
+from bentos.engines.engine import Engine
 from pipelines.core.refusals import first_line, refused
 
 if TYPE_CHECKING:

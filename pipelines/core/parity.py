@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bentos.contract import Contract, Field
-from bentos.engine import Engine, ModelOutputInvalid
+from bentos.engines.engine import Engine, ModelOutputInvalid
 from pipelines.core.evaluate import Runs, Tensors, row_count, take
 from pipelines.core.onnx_file import runtime_errors
 from pipelines.core.program import Program, ShapeRefused

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bentos.contract import Contract
-from bentos.engine import PROVIDERS, Engine
+from bentos.engines.engine import PROVIDERS, Engine
 from bentos.manifest import MODEL_FILE, sha256
 from pipelines.core.compatibility import GATE as COMPATIBLE
 from pipelines.core.compatibility import judge_compatibility

@@ -75,7 +75,7 @@ def tokenizer_of(contract: Contract, folder: Path) -> Tokenizes | None:
     """The tokenizer that lies in a folder beside the contract or the model; None where rows are no texts."""
     if contract.text is None:
         return None
-    from bentos.tokens import Tokenizer
+    from bentos.inference.tokens import Tokenizer
 
     return Tokenizer(folder / contract.text.file, contract.text)
 

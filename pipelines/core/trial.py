@@ -10,7 +10,7 @@ from zipfile import ZipFile
 import numpy as np
 
 from bentos.contract import Contract
-from bentos.engine import Engine
+from bentos.engines.engine import Engine
 from bentos.manifest import MODEL_FILE, sha256
 from pipelines.core.contracts import judged_output
 from pipelines.core.evaluate import Tensors, predict, shift

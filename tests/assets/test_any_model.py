@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from torch import nn
 
-from bentos.engine import Engine
+from bentos.engines.engine import Engine
 from bentos.manifest import MODEL_FILE, Manifest, sha256, verified_model
 from bentos.schema import columns, prediction_type, predictions, row_type
 from pipelines.components import ServedModel

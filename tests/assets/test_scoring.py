@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bentos.engine import Engine
+from bentos.engines.engine import Engine
 from bentos.manifest import MODEL_FILE, sha256
 from pipelines.core.contracts import load_contract
 from pipelines.core.rows import to_tensors

@@ -10,7 +10,7 @@ import pytest
 from bentoml._internal.marshal import dispatcher
 from bentoml._internal.utils import alg
 
-from bentos.batching import Batcher
+from bentos.batching.batcher import Batcher
 from bentos.contract import Contract, Field
 from bentos.manifest import Plan
 from bentos.work import Job

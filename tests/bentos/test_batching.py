@@ -8,10 +8,10 @@ import time
 import numpy as np
 import pytest
 
-from bentos.batching import Batcher
+from bentos.batching.batcher import Batcher
+from bentos.batching.costs import Costs
 from bentos.contract import Contract, Field
-from bentos.costs import Costs
-from bentos.engine import ModelOutputInvalid
+from bentos.engines.engine import ModelOutputInvalid
 from bentos.errors import Expired, Left, ModelFailed, Overloaded, Unavailable
 from bentos.manifest import Plan
 from bentos.work import Job

@@ -12,10 +12,10 @@ import time
 import numpy as np
 import pytest
 
-from bentos import cache as cache_module
-from bentos import redis_store
-from bentos.cache import Cache, pack, unpack
-from bentos.metrics import PLACES, Metrics
+from bentos.guarding import cache as cache_module
+from bentos.guarding import redis_store
+from bentos.guarding.cache import Cache, pack, unpack
+from bentos.watching.metrics import PLACES, Metrics
 from bentos.work import Job
 from tests.bentos.tiny import ROW
 

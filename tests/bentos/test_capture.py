@@ -16,14 +16,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from bentos import capture as capture_module
-from bentos import segments
-from bentos.capture import Capture
 from bentos.contract import Contract, Field, Text, encode
 from bentos.manifest import Manifest, Plan
-from bentos.metrics import PLACES, Metrics
 from bentos.schema import columns
 from bentos.settings import Settings
+from bentos.watching import capture as capture_module
+from bentos.watching import segments
+from bentos.watching.capture import Capture
+from bentos.watching.metrics import PLACES, Metrics
 from bentos.work import Job
 from tests.bentos.tiny import CONTRACT, ROW
 
@@ -255,7 +255,7 @@ def test_remains_of_a_crash_are_removed_and_work_in_progress_is_not(tmp_path):
 PROGRAM = """
 import resource, signal, sys, time
 from pathlib import Path
-from bentos import capture as module
+from bentos.watching import capture as module
 from tests.bentos.test_capture import counted, job, opened
 module.TICK_SECONDS = 0.001
 capture = opened(Path(sys.argv[1]), capture_segment_seconds=0.001)

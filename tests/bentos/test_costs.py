@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bentos.costs import Costs
+from bentos.batching.costs import Costs
 
 ROWS, LENGTHS = st.integers(1, 300), st.integers(0, 600)
 TABLE = st.lists(

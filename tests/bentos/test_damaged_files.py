@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bentos.contract import Contract, Field, Text
-from bentos.device import ModelUnusable, open_engine
-from bentos.engine import ContractMismatch, WarmUpFailed
+from bentos.engines.device import ModelUnusable, open_engine
+from bentos.engines.engine import ContractMismatch, WarmUpFailed
 from bentos.manifest import (
     MANIFEST_FILE,
     MODEL_FILE,

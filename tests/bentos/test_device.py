@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from bentos.contract import Contract, Field, encode
-from bentos.device import SLOTS, BoundEngine, ModelUnusable, _own_thread, open_engine
-from bentos.engine import Engine, ModelOutputInvalid, ProviderMissing, WarmUpFailed
-from bentos.gpu import ARENA_SHARE, cuda_memory_bytes, providers
+from bentos.engines.device import SLOTS, BoundEngine, ModelUnusable, _own_thread, open_engine
+from bentos.engines.engine import Engine, ModelOutputInvalid, ProviderMissing, WarmUpFailed
+from bentos.engines.gpu import ARENA_SHARE, cuda_memory_bytes, providers
 from bentos.manifest import Plan
 from bentos.schema import columns
 from tests.bentos.graphs import save_graph, save_lookup, save_text
@@ -191,7 +191,7 @@ def test_never_falls_back_from_an_accelerator(tmp_path):
 MEMORY = """
 import psutil, sys, tracemalloc, numpy as np
 from pathlib import Path
-from bentos.device import open_engine
+from bentos.engines.device import open_engine
 from bentos.manifest import Plan
 from tests.bentos.graphs import save_text
 
@@ -227,7 +227,7 @@ import gc, psutil, sys, numpy as np, onnx
 from pathlib import Path
 from onnx import numpy_helper, parser
 from bentos.contract import Contract, Field
-from bentos.device import open_engine
+from bentos.engines.device import open_engine
 from bentos.manifest import Plan
 
 head = '<ir_version: 10, opset_import: ["" : 20]> g (float[rows, 1024] x) => (float[rows, 1024] y)'

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bentos.contract import Field, encode
-from bentos.engine import ContractMismatch, Engine, ModelOutputInvalid, ProviderMissing, WarmUpFailed
+from bentos.engines.engine import ContractMismatch, Engine, ModelOutputInvalid, ProviderMissing, WarmUpFailed
 from bentos.manifest import Plan
 from bentos.schema import columns, predictions
 from tests.bentos.graphs import save_graph, save_text
@@ -198,6 +198,6 @@ def test_runs_every_node_on_cuda(model):
 
 def test_imports_nothing_heavy():
     heavy = {"torch", "mlflow", "dagster", "pandas", "bentoml", "onnxruntime", "pydantic"}
-    asks = f"import sys, bentos.engine; print(sorted({heavy} & set(sys.modules)))"
+    asks = f"import sys, bentos.engines.engine; print(sorted({heavy} & set(sys.modules)))"
     answer = subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"

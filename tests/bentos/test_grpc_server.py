@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
-from bentos.engine import Engine
+from bentos.engines.engine import Engine
 from bentos.errors import Left, Overloaded, Refusal
-from bentos.grpc_server import MAX_IN_FLIGHT, SERVICE, grpc_server
+from bentos.inference.grpc_server import MAX_IN_FLIGHT, SERVICE, grpc_server
+from bentos.inference.protobuf import read
+from bentos.inference.tensors import datatype
 from bentos.manifest import Manifest, Plan
-from bentos.protobuf import read
-from bentos.tensors import datatype
 from bentos.work import Job
 from tests.bentos.tiny import CONTRACT, ROW, packed
 

@@ -4,11 +4,11 @@ at the start."""
 import numpy as np
 import pytest
 
-from bentos.cache import Cache
 from bentos.contract import Contract, Field
-from bentos.guard import Breaker, Fallback, FallbackInvalid
+from bentos.guarding.breaker import Breaker, Fallback, FallbackInvalid
+from bentos.guarding.cache import Cache
 from bentos.manifest import Plan
-from bentos.metrics import Metrics
+from bentos.watching.metrics import Metrics
 from bentos.work import Job
 from tests.bentos.tiny import CONTRACT, ROW
 

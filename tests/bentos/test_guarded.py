@@ -13,9 +13,9 @@ import httpx
 import psutil
 import pytest
 
-from bentos.front import Front
+from bentos.http.front import Front
+from bentos.http.messages import Answer
 from bentos.manifest import Manifest, Plan
-from bentos.messages import Answer
 from bentos.release import Release
 from bentos.settings import Settings
 from tests.bentos import tiny
@@ -305,7 +305,7 @@ def test_poisonous_rows_beside_good_ones_do_not_open_the_breaker(tmp_path):
 
 def test_what_breaks_behind_an_answer_does_not_keep_it_back(tmp_path, monkeypatch):
     packed(tmp_path)
-    monkeypatch.setattr("bentos.metrics.Metrics.request", lambda *_: 1 / 0)
+    monkeypatch.setattr("bentos.watching.metrics.Metrics.request", lambda *_: 1 / 0)
 
     async def scenario(ask):
         await ask(GOOD)

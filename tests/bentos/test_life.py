@@ -16,9 +16,9 @@ import psutil
 import pytest
 
 from bentos.errors import Unavailable
-from bentos.lane import KEEP_ALIVE_SECONDS, Lane
+from bentos.http.lane import KEEP_ALIVE_SECONDS, Lane
+from bentos.http.messages import Answer
 from bentos.manifest import Manifest, Plan
-from bentos.messages import Answer
 from bentos.release import Release
 from bentos.settings import Settings
 from tests.bentos import tiny
@@ -101,7 +101,7 @@ def test_nothing_is_answered_before_all_is_warm(tmp_path, monkeypatch):
     ran = []
 
     def open_engine(*arguments):
-        from bentos.engine import Engine
+        from bentos.engines.engine import Engine
 
         class Recording(Engine):
             def _values(self, feeds):
@@ -417,7 +417,7 @@ def test_the_end_of_the_service_answers_all_that_was_asked(tmp_path):
 
 
 def test_a_release_that_ends_says_so_and_answers_on(tmp_path):
-    from bentos.front import Front
+    from bentos.http.front import Front
 
     manifest = busy_packed(tmp_path)
     said = []

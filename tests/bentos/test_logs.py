@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from bentos.logs import JsonLines, Limited
+from bentos.watching.logs import JsonLines, Limited
 
 PROJECT = Path(__file__).parents[2]
 PROGRAM = """
 import logging
 from bentoml._internal.log import configure_server_logging
-from bentos.logs import install
+from bentos.watching.logs import install
 from bentos.manifest import Manifest
 from bentos.settings import Settings
 from tests.bentos.tiny import CONTRACT

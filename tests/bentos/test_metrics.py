@@ -10,14 +10,14 @@ import pytest
 from prometheus_client import CollectorRegistry, multiprocess
 from prometheus_client.parser import text_string_to_metric_families
 
-from bentos.metrics import MARK, SLOTS, Metrics
+from bentos.watching.metrics import MARK, SLOTS, Metrics
 
 PROJECT = Path(__file__).parents[2]
 SIZE_BYTES = (SLOTS + 1) * 8
 WORKER = """
 import sys
 from pathlib import Path
-from bentos.metrics import Metrics
+from bentos.watching.metrics import Metrics
 metrics = Metrics(Path(sys.argv[1]))
 for _ in range(10_000):
     metrics.request("predict", "ok", 0.0003)

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.http._utils import _get_inference_request
 
-from bentos import protocol
 from bentos.contract import Contract, Field, Text
 from bentos.errors import Invalid, Refusal, TooLarge
+from bentos.inference import protocol
+from bentos.inference.tensors import DTYPES, datatype
 from bentos.manifest import Manifest
-from bentos.tensors import DTYPES, datatype
 from tests.bentos.tiny import CONTRACT, ROW
 
 KINDS = Contract(

@@ -5,10 +5,10 @@ from math import inf
 
 import pytest
 
-from bentos.costs import Costs
+from bentos.batching.costs import Costs
+from bentos.batching.scheduling import Batch, Hold, Scheduler
 from bentos.errors import Expired, Overloaded
 from bentos.manifest import Plan
-from bentos.scheduling import Batch, Hold, Scheduler
 from tests.bentos.virtual import Simulation, closed_loop, job, open_loop
 
 FIXED = ((1, 0, 5.0), (32, 0, 5.0))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bentos.engine import Engine
+from bentos.engines.engine import Engine
 from bentos.schema import columns, predictions
 from tests.bentos.tiny import CONTRACT, ROW, packed
 

@@ -8,7 +8,7 @@ from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from bentos.contract import Text
 from bentos.errors import Invalid
-from bentos.tokens import CHARACTERS_PER_TOKEN, Tokenizer
+from bentos.inference.tokens import CHARACTERS_PER_TOKEN, Tokenizer
 
 WORDS = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "well": 4, "met": 5, "##al": 6}
 TEXT = Text("text", "tokenizer.json", 5, "ids", "mask", "types")

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from bentos import traces
 from bentos.manifest import Manifest
 from bentos.settings import Settings
-from bentos.traces import tracer
+from bentos.watching import traces
+from bentos.watching.traces import tracer
 from bentos.work import Job
 from tests.bentos.tiny import CONTRACT
 
@@ -24,7 +24,7 @@ TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 OFF = """
 import sys
 from bentos.settings import Settings
-from bentos.traces import tracer
+from bentos.watching.traces import tracer
 assert tracer(None, Settings()) is None
 assert not any(name.startswith("opentelemetry") for name in sys.modules)
 """

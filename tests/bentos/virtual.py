@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from bentos.batching.scheduling import Batch, Scheduler
 from bentos.errors import Expired, Refusal
-from bentos.scheduling import Batch, Scheduler
 from bentos.work import Job
 
 
@@ -145,8 +145,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class VirtualWorker:
-    """As bentos.workers.Worker, with a thread whose runs take virtual seconds: what an engine adds to the
-    loop's clock passes in that thread alone."""
+    """As bentos.batching.workers.Worker, with a thread whose runs take virtual seconds: what an engine adds
+    to the loop's clock passes in that thread alone."""
 
     def __init__(self, loop: VirtualLoop, overlap: int = 1) -> None:
         self._loop, self._inbox, self._is_busy = loop, [], False
@@ -189,7 +189,7 @@ def passing(test: Callable) -> Callable:
 
 @dataclass
 class Recorder:
-    """The batcher's side of bentos.metrics.Metrics: remembers what it was told."""
+    """The batcher's side of bentos.watching.metrics.Metrics: remembers what it was told."""
 
     batches: list[int] = field(default_factory=list)
     waits: list[float] = field(default_factory=list)

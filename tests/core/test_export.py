@@ -11,7 +11,7 @@ import torch
 from torch import library
 
 from bentos.contract import Contract, Field
-from bentos.engine import Engine
+from bentos.engines.engine import Engine
 from pipelines.core.errors import ModelRefused
 from pipelines.core.export import export_onnx
 from pipelines.core.onnx_file import check_onnx

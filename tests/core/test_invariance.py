@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bentos.contract import Contract, Field
-from bentos.engine import ModelOutputInvalid
+from bentos.engines.engine import ModelOutputInvalid
 from pipelines.core.invariance import batch_invariance
 
 RNG = np.random.default_rng(0)

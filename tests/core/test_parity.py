@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from bentos.contract import Contract, Field
-from bentos.engine import Engine
+from bentos.engines.engine import Engine
 from pipelines.core.parity import judge_parity, source_model
 from pipelines.core.program import ShapeRefused
 

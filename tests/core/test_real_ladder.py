@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bentos.contract import Contract, Field
-from bentos.engine import Engine
+from bentos.engines.engine import Engine
 from pipelines.core.evaluate import Tensors, predict, row_count, take
 from pipelines.core.export import export_onnx
 from pipelines.core.findings import Holdout

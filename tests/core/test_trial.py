@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from bentos.engine import Engine
+from bentos.engines.engine import Engine
 from bentos.manifest import MODEL_FILE, sha256
 from pipelines.core.contracts import derive_contract
 from pipelines.core.evaluate import take

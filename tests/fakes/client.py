@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import TypeAdapter
 
 from bentos.contract import Contract
-from bentos.engine import Engine
+from bentos.engines.engine import Engine
 from bentos.manifest import Manifest, verified_model
 from bentos.schema import columns, prediction_type, predictions, row_type
 from pipelines.core.texts import Tokenizes, tokenizer_of

@@ -8,7 +8,7 @@ import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from bentos.engine import Engine
+from bentos.engines.engine import Engine
 from bentos.manifest import Manifest, verified_model
 from bentos.schema import columns, predictions
 

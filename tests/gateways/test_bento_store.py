@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bentos.engine import Engine
+from bentos.engines.engine import Engine
 from bentos.manifest import Manifest, ManifestMismatch, sha256
 from bentos.schema import columns, predictions
 from pipelines.core.errors import BuildFailed

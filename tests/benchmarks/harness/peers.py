@@ -53,7 +53,7 @@ class Net:
 
     @cached_property
     def expected(self) -> list[float]:
-        from bentos.engine import Engine
+        from bentos.engines.engine import Engine
 
         engine, name = Engine(self.file, self.contract), self.contract.outputs[0].name
         names = [(field.name, field.dtype) for field in self.contract.inputs]

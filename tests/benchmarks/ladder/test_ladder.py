@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from bentos.engine import Engine
+from bentos.engines.engine import Engine
 from bentos.manifest import MODEL_FILE
 from pipelines.core.evaluate import take
 from pipelines.core.export import export_onnx

@@ -19,11 +19,11 @@ from typing import Any, TypeVar
 import numpy as np
 from bentoml._internal.marshal.dispatcher import CorkDispatcher
 
-from bentos.batching import Batcher
+from bentos.batching.batcher import Batcher
+from bentos.batching.costs import Costs
 from bentos.contract import Contract, Field
-from bentos.costs import Costs
 from bentos.manifest import Plan
-from bentos.metrics import Metrics
+from bentos.watching.metrics import Metrics
 from bentos.work import Job
 
 CONTRACT = Contract((Field("x", "float32"),), (Field("y", "float32"),))

@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from bentos.counts import Counts
 from bentos.errors import Outcome
+from bentos.watching.counts import Counts
 
 Way = Literal["predict", "v2_json", "v2_binary", "grpc", "http"]
 """http: a request over HTTP that was refused before it was known what it asks for."""

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 
-from bentos.costs import Costs
+from bentos.batching.costs import Costs
 from bentos.manifest import Plan
 
 

@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from bentos.buffers import NO_GRAPH, Buffers, graph_options
 from bentos.contract import Contract
-from bentos.engine import Engine, WarmUpFailed, runtime_errors
-from bentos.gpu import providers
+from bentos.engines.buffers import NO_GRAPH, Buffers, graph_options
+from bentos.engines.engine import Engine, WarmUpFailed, runtime_errors
+from bentos.engines.gpu import providers
+from bentos.engines.shapes import Shape, axes, batch_sizes, lengths, warm_up_shapes
 from bentos.manifest import Cost, Plan
-from bentos.shapes import Shape, axes, batch_sizes, lengths, warm_up_shapes
 
-logger = logging.getLogger("bentos.device")
+logger = logging.getLogger("bentos.engines.device")
 
 SLOTS = 2
 CAPTURE = Lock()

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from bentos import protocol
-from bentos.asked import Asked
 from bentos.errors import Broken, NotFound, Refusal
-from bentos.messages import Head, request_id
-from bentos.protobuf import check_model, messages, read, written
+from bentos.http.messages import Head, request_id
+from bentos.inference import protocol
+from bentos.inference.asked import Asked
+from bentos.inference.protobuf import check_model, messages, read, written
 from bentos.work import Job
 
 if TYPE_CHECKING:

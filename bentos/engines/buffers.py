@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from bentos.contract import Contract
-from bentos.shapes import Shape, neutral
+from bentos.engines.shapes import Shape, neutral
 
 NO_GRAPH = -1
 """As `gpu_graph_id`: neither capture nor replay in this run."""

@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from bentos.batching.waiting import Part
 from bentos.contract import Contract, encode
+from bentos.engines.shapes import axes
 from bentos.schema import columns
-from bentos.shapes import axes
-from bentos.waiting import Part
 from bentos.work import Job, Tensors
 
 
 class Assembly:
-    """For one contract. Sizes of dimensions of any length go by the keys of `bentos.shapes.axes`."""
+    """For one contract. Sizes of dimensions of any length go by the keys of `bentos.engines.shapes.axes`."""
 
     def __init__(self, contract: Contract) -> None:
         self._contract = contract

@@ -9,9 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
-from bentos.assembly import Assembly
-from bentos.engine import ModelOutputInvalid
-from bentos.waiting import Part
+from bentos.batching.assembly import Assembly
+from bentos.batching.waiting import Part
+from bentos.engines.engine import ModelOutputInvalid
 from bentos.work import Job, Tensors
 
 

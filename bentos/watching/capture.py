@@ -16,12 +16,12 @@ from collections import deque
 
 import pyarrow as pa
 
-from bentos import records, segments
 from bentos.contract import Field
-from bentos.logs import Limited
 from bentos.manifest import Manifest
-from bentos.metrics import Metrics
 from bentos.settings import Settings
+from bentos.watching import records, segments
+from bentos.watching.logs import Limited
+from bentos.watching.metrics import Metrics
 from bentos.work import Job
 
 BUFFER_VALUES = 2_000_000

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from bentos.cache import Cache
 from bentos.contract import Contract, Field
+from bentos.guarding.cache import Cache
 from bentos.manifest import Plan
 from bentos.work import Job, Tensors
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from bentos.contract import MAX_SHOWN, Contract, ContractViolation, encode
 from bentos.errors import Invalid, TooLarge
-from bentos.tensors import Sent, array, datatype
+from bentos.inference.tensors import Sent, array, datatype
 
 REFUSED = {
     "shared_memory_region": "is in shared memory, which is not supported: send the bytes themselves",

@@ -4,7 +4,7 @@ thread, no event loop: every method is told what time it is, so that a simulator
 A free engine takes what waits at once. The bucket of lengths whose first job has the earliest deadline goes
 first, and others fill its batch where that is cheaper than a run of their own. A batch is cut where one more
 job would make another late. The one exception to taking at once: rows that are about to come back
-(`bentos.returns`) are waited for while that promises more rows a second.
+(`bentos.batching.returns`) are waited for while that promises more rows a second.
 
 With too much work, who is late goes rather than the batch gets small, since small batches make all others
 late ("early drop" in Nexus, Shen et al., SOSP 2019). The turns of a large request's chunks are start-time
@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
 
-from bentos.costs import Costs
+from bentos.batching.costs import Costs
+from bentos.batching.forecast import Forecast
+from bentos.batching.returns import Returns
+from bentos.batching.waiting import Bucket, Entry, Part, Waiting
 from bentos.errors import Expired, Overloaded, Refusal
-from bentos.forecast import Forecast
 from bentos.manifest import Plan
-from bentos.returns import Returns
-from bentos.waiting import Bucket, Entry, Part, Waiting
 from bentos.work import Job
 
 SLACK = 1.1

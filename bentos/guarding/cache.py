@@ -14,7 +14,7 @@ from hashlib import blake2b
 import numpy as np
 import orjson
 
-from bentos.metrics import Metrics
+from bentos.watching.metrics import Metrics
 from bentos.work import Job, Tensors
 
 MAX_BYTES = 256 * 2**20
@@ -43,7 +43,7 @@ class Cache:
         self._bytes = 0
         self.redis = None
         if redis_url:
-            from bentos.redis_store import RedisStore
+            from bentos.guarding.redis_store import RedisStore
 
             self.redis = RedisStore(redis_url, f"seatrial:{release_id}:", seconds, metrics, clock)
 

@@ -11,8 +11,8 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from bentos.logs import Limited
-from bentos.metrics import Metrics
+from bentos.watching.logs import Limited
+from bentos.watching.metrics import Metrics
 
 TIMEOUT_SECONDS = 0.05
 PAUSE_SECONDS = 5.0

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from bentos.contract import Contract, Field, encode
+from bentos.engines.shapes import Shape, neutral, output_shapes, warm_up_shapes
 from bentos.manifest import Cost, Plan
-from bentos.shapes import Shape, neutral, output_shapes, warm_up_shapes
 
 CPU = "CPUExecutionProvider"
 PROVIDERS = {"cpu": (CPU,), "cuda": ("CUDAExecutionProvider",)}

@@ -10,11 +10,11 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
-from bentos.asked import Asked, Tokenize, asked, refuse_parameters
 from bentos.contract import MAX_SHOWN
 from bentos.errors import Invalid, NotFound
+from bentos.inference.asked import Asked, Tokenize, asked, refuse_parameters
+from bentos.inference.tensors import DATATYPES, Sent
 from bentos.manifest import Manifest
-from bentos.tensors import DATATYPES, Sent
 
 messages: Any = service_pb2  # its classes are made when it is imported, out of sight of type checkers
 

@@ -7,8 +7,8 @@ import asyncio
 from typing import Any
 
 from bentos.errors import Left, Refusal, TooLarge
-from bentos.front import Front
-from bentos.messages import Answer, Head, request_id
+from bentos.http.front import Front
+from bentos.http.messages import Answer, Head, request_id
 
 
 class Middleware:

@@ -17,17 +17,17 @@ from functools import partial
 from math import inf
 from typing import Any
 
-from bentos.assembly import Assembly
-from bentos.attempts import Attempt, Runs, attempt
+from bentos.batching.assembly import Assembly
+from bentos.batching.attempts import Attempt, Runs, attempt
+from bentos.batching.costs import Costs
+from bentos.batching.scheduling import Batch, Scheduler
+from bentos.batching.waiting import Part
+from bentos.batching.workers import Worker
 from bentos.contract import Contract
-from bentos.costs import Costs
 from bentos.errors import Expired, Left, ModelFailed, Refusal, Unavailable
 from bentos.manifest import Plan
-from bentos.metrics import Metrics
-from bentos.scheduling import Batch, Scheduler
-from bentos.waiting import Part
+from bentos.watching.metrics import Metrics
 from bentos.work import Job, Tensors
-from bentos.workers import Worker
 
 logger = logging.getLogger(__name__)
 

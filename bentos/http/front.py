@@ -14,17 +14,17 @@ import orjson
 from pydantic import ConfigDict, FailFast, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from bentos import protocol
-from bentos.asked import Asked
 from bentos.contract import MAX_SHOWN
 from bentos.errors import Broken, Invalid, NotFound, Refusal, TooLarge, Unavailable, Unsupported
-from bentos.messages import Answer, Head, Reply, plain, request_id, timeout_seconds
-from bentos.metrics import Way
+from bentos.http.messages import Answer, Head, Reply, plain, request_id, timeout_seconds
+from bentos.inference import protocol
+from bentos.inference.asked import Asked
 from bentos.release import Release
 from bentos.schema import predictions, row_type
+from bentos.watching.metrics import Way
 from bentos.work import Job
 
-logger = logging.getLogger("bentos.front")
+logger = logging.getLogger("bentos.http.front")
 
 METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 BINARY_TYPE = b"application/octet-stream"

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import orjson
 
-from bentos.asked import Asked, Tokenize, asked, refuse_parameters
 from bentos.contract import MAX_SHOWN, Contract, Field
 from bentos.errors import Invalid
+from bentos.inference.asked import Asked, Tokenize, asked, refuse_parameters
+from bentos.inference.tensors import DATATYPES, Sent, datatype
 from bentos.manifest import Manifest
-from bentos.tensors import DATATYPES, Sent, datatype
 
 SERVER = {"name": "seatrial", "version": "0.1.0", "extensions": ["binary_tensor_data"]}
 PLATFORM = "onnxruntime_onnx"

@@ -16,8 +16,8 @@ from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from bentos.errors import Broken, Invalid, Refusal, TooLarge, TooSlow
-from bentos.front import Front, Handler
-from bentos.messages import Answer, request_id
+from bentos.http.front import Front, Handler
+from bentos.http.messages import Answer, request_id
 from bentos.work import Job
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 import ctypes
 
-from bentos.engine import PROVIDERS, Provider, ProviderMissing
+from bentos.engines.engine import PROVIDERS, Provider, ProviderMissing
 from bentos.manifest import Plan
 
 ARENA_SHARE = 0.8
