@@ -2,6 +2,7 @@
 /predict needs a body, and what its refusals look like.
 """
 
+from html import escape
 from typing import Any
 
 import orjson
@@ -48,6 +49,23 @@ REFUSAL = {
         "detail": {"type": "array", "items": DETAIL},
     },
 }
+
+
+HTML = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>{title}</title>
+<link rel="stylesheet" href="static_content/swagger-ui.css">
+<div id="page"></div>
+<script src="static_content/swagger-ui-bundle.js"></script>
+<script>SwaggerUIBundle({{url: "docs.json", dom_id: "#page"}})</script>
+</html>
+"""
+
+
+def html(manifest: Manifest) -> str:
+    """The page for people. BentoML's own would tell Google who looks at it."""
+    return HTML.format(title=escape(f"{manifest.model} {manifest.release_id}"))
 
 
 def completed(page: dict[str, Any], manifest: Manifest) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from typing_extensions import TypedDict
 
 from bentos.contract import MAX_SHOWN
 from bentos.errors import Broken, Invalid, NotFound, Refusal, TooLarge, Unavailable, Unsupported
-from bentos.http.messages import Answer, Head, Reply, plain, request_id, timeout_seconds
+from bentos.http.messages import JSON, Answer, Head, Reply, plain, request_id, timeout_seconds
 from bentos.inference import protocol
 from bentos.inference.asked import Asked
+from bentos.openapi import html
 from bentos.release import Release
 from bentos.schema import predictions, row_type
 from bentos.watching.metrics import Way
@@ -26,6 +27,7 @@ from bentos.work import Job
 
 logger = logging.getLogger("bentos.http.front")
 
+HTML_TYPE = b"text/html; charset=utf-8"
 METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 BINARY_TYPE = b"application/octet-stream"
 HEADER_LENGTH = b"inference-header-content-length"
@@ -58,6 +60,7 @@ class Front:
         self._own = {(manifest.model.encode(), version) for version in (None, manifest.version.encode())}
         self._routes = self._known_routes(orjson.dumps(protocol.metadata(manifest)))
         self._routes[b"GET", b"/docs.json"] = self._fixed(orjson.dumps(page))
+        self._routes[b"GET", b"/"] = self._fixed(html(manifest).encode(), HTML_TYPE)
 
     def handler(self, method: bytes, path: bytes, content_type: bytes) -> Handler | None:
         """Who answers; None leaves the request to BentoML's own application."""
@@ -236,8 +239,8 @@ class Front:
         raise NotFound("there is no such model, version or path here")
 
     @staticmethod
-    def _fixed(body: bytes) -> Handler:
-        return lambda head, _, reply: reply(Answer(200, request_id(head), (body,)))
+    def _fixed(body: bytes, content_type: bytes = JSON) -> Handler:
+        return lambda head, _, reply: reply(Answer(200, request_id(head), (body,), content_type))
 
 
 def _header_length(head: Head) -> int | None:

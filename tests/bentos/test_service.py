@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -140,3 +141,12 @@ def test_the_openapi_page_is_typed(client):
     assert (row["properties"]["hour"]["minimum"], row["properties"]["hour"]["maximum"]) == (0, 23)
     assert schemas["Request"]["properties"]["rows"]["items"] == {"$ref": "#/components/schemas/Row"}
     assert schemas["Prediction"]["properties"]["probability"]["type"] == "number"
+
+
+def test_the_page_for_people_loads_nothing_from_elsewhere(client):
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "://" not in page.text
+    linked = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(linked) == 2
+    assert {client.get(f"/{path}").status_code for path in linked} == {200}
