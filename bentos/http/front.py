@@ -27,6 +27,8 @@ from bentos.work import Job
 
 logger = logging.getLogger("bentos.http.front")
 
+TAKEN_FOR_JSON = (b"application/json", b"application/x-www-form-urlencoded")
+"""The latter is what `curl -d` says of everything."""
 HTML_TYPE = b"text/html; charset=utf-8"
 METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 BINARY_TYPE = b"application/octet-stream"
@@ -67,7 +69,7 @@ class Front:
         found = self._routes.get((b"GET" if method == b"HEAD" else method, path))
         if found is None:
             return self._not_found if path.startswith(b"/v2/") else None
-        json = not content_type or content_type.lower().startswith(b"application/json")
+        json = not content_type or content_type.lower().startswith(TAKEN_FOR_JSON)
         return found if json or found != self._predict else self._not_json
 
     def refused(self, refusal: Refusal, name: bytes, way: Way | None) -> Answer:
