@@ -7,6 +7,7 @@ service validates with it, Great Expectations and Evidently get their definition
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -49,6 +50,11 @@ class Field:
     nullable: bool = False
     axes: tuple[str, ...] = ()
     max_length: int | None = None
+
+    @property
+    def any_length(self) -> bool:
+        """Whether a dimension beyond the batch may have any length."""
+        return -1 in self.shape[1:]
 
     @cached_property
     def codes(self) -> dict[str, int]:
@@ -146,6 +152,28 @@ def encode(contract: Contract, columns: Mapping[str, np.ndarray]) -> dict[str, n
         if np.any(sizes[first.name][first_at] != sizes[field.name][at]):
             raise ContractViolation(field.name, f"differs from {first.name} in length")
     return feeds
+
+
+def default_row(contract: Contract, answer: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """An {output: value} of one row that stands for the model's, as arrays without the batch. Raises
+    ContractViolation for what could be none of its answers; `field` is "" where the names are wrong."""
+    names = [field.name for field in contract.outputs]
+    if sorted(answer) != sorted(names):
+        raise ContractViolation("", f"has {sorted(answer)}, the model's outputs are {', '.join(names)}")
+    return {field.name: _default(field, answer[field.name]) for field in contract.outputs}
+
+
+def _default(field: Field, given: Any) -> np.ndarray:
+    try:
+        value = np.asarray(given)
+    except ValueError as error:  # its lists differ in length
+        raise ContractViolation(field.name, f"is not {field.dtype}") from error
+    if not np.can_cast(value.dtype, field.dtype, "same_kind"):
+        raise ContractViolation(field.name, f"is not {field.dtype}")
+    _check_shape(field, (1, *value.shape))
+    tensor = _cast(field, value)
+    _check_finite(field, np.atleast_1d(tensor), nullable=False)
+    return tensor
 
 
 def _column(field: Field, columns: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -15,8 +15,11 @@ our insides.
     └── Left               499  the client went away; nobody reads this
 """
 
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+logger = logging.getLogger(__name__)
 
 Outcome = Literal["ok", "client_error", "model_error", "shed", "infrastructure"]
 
@@ -31,11 +34,20 @@ class Refusal(Exception):
 
 
 class Invalid(Refusal):
+    """`details` has all that is wrong, as pydantic tells it, where that is more than this one thing."""
+
     status, outcome, grpc = 400, "client_error", "INVALID_ARGUMENT"
 
-    def __init__(self, where: Sequence[str | int], reason: str, kind: str = "value_error") -> None:
+    def __init__(
+        self,
+        where: Sequence[str | int],
+        reason: str,
+        kind: str = "value_error",
+        details: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         super().__init__(f"{'.'.join(map(str, where)) or 'request'}: {reason}")
-        self.where, self.reason, self.kind = list(where), reason, kind
+        self.where, self.reason = list(where), reason
+        self.details = list(details) or [{"type": kind, "loc": self.where, "msg": reason}]
 
 
 class NotFound(Refusal):
@@ -100,3 +112,11 @@ class Left(Refusal):
 
     def __init__(self) -> None:
         super().__init__("the client left")
+
+
+def refusal_of(error: BaseException, request_id: str = "") -> Refusal:
+    """What a client reads of an error. One that is no refusal is a mistake of ours, and logged."""
+    if isinstance(error, Refusal):
+        return error
+    logger.error("a request failed", exc_info=error, extra={"request_id": request_id})
+    return Broken()

@@ -99,6 +99,11 @@ class Manifest:
     files: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """What tells a release from others, in logs, metrics, traces and the prediction log."""
+        return {"model": self.model, "version": self.version, "release_id": self.release_id}
+
     def save(self, folder: Path) -> None:
         (folder / MANIFEST_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n")
 

@@ -40,7 +40,7 @@ class Release:
         self.manifest, self._settings = manifest, settings
         plan, contract = manifest.plan, manifest.contract
         model = verified_model(folder, manifest)
-        self.metrics = Metrics(settings.metrics_folder, release_labels(manifest))
+        self.metrics = Metrics(settings.metrics_folder, {**manifest.identity, "rung": manifest.rung})
         self._engines = [open_engine(model, contract, plan) for _ in range(plan.replicas)]
         measured = [engine.warm_up(plan) for engine in self._engines]
         shipped = {length for _, length, _ in plan.costs}
@@ -53,7 +53,7 @@ class Release:
         self._fallback = Fallback(plan, contract, self.cache)
         self._capture, self._tracer = _capture(manifest, settings, self.metrics), None
         self.tokenize = _tokenizer(folder, contract)
-        self._dynamic = [field.name for field in contract.inputs if -1 in field.shape[1:]]
+        self._dynamic = [field.name for field in contract.inputs if field.any_length]
         self._log = logs.Limited(logger)
         self._background: set[asyncio.Task] = set()
         self._grpc: Any = None
@@ -107,11 +107,10 @@ class Release:
     ) -> Job:
         """Predict `rows`, validated and tokenized, or `feeds`, encoded. `done` is called once, on the event
         loop, perhaps before this returns. Raises TooLarge."""
-        now, plan = time.monotonic(), self.manifest.plan
+        now = time.monotonic()
         size = len(rows) if rows is not None else len(next(iter((feeds or {}).values())))
-        if size > plan.max_request_rows:
-            raise TooLarge("the number of rows", size, plan.max_request_rows)
-        limit = plan.max_latency_ms / 1000 if timeout_seconds is None else timeout_seconds
+        self.check_rows(size)
+        limit = self.manifest.plan.max_latency_ms / 1000 if timeout_seconds is None else timeout_seconds
         length = self._length(rows, feeds)
         job = Job(self._finished, size, now + limit, now, rows, feeds, length, request_id)
         job.way, job.reply, job.trace = way, done, trace
@@ -144,6 +143,12 @@ class Release:
         """The client left."""
         self.batcher.cancel(job)
 
+    def check_rows(self, number: int) -> None:
+        """Raises TooLarge for more rows than one request may have."""
+        most = self.manifest.plan.max_request_rows
+        if number > most:
+            raise TooLarge("the number of rows", number, most)
+
     def refused(self, way: Way, refusal: Refusal) -> None:
         """Count a request that became no job."""
         self.metrics.request(way, refusal.outcome, 0.0)
@@ -173,15 +178,19 @@ class Release:
         """`then(parse())`, here and now; but with many texts `parse` in a thread, as the tokenizer would stop
         the event loop for seconds. What it raises there goes to `failed`."""
         if self.tokenize is None or size_bytes <= LARGE_BYTES:
-            return then(parse())
+            return self._parsed(then, *_timed(parse))
         self._later(self._parse_apart(parse, then, failed))
         return None
 
     async def _parse_apart(self, parse: Callable, then: Callable, failed: Callable) -> None:
         try:
-            then(await asyncio.to_thread(parse))
+            self._parsed(then, *await asyncio.to_thread(_timed, parse))
         except Exception as error:  # noqa: BLE001  handed on, as the caller would have had it
             failed(error)
+
+    def _parsed(self, then: Callable[[Parsed], Job], found: Parsed, seconds: float) -> Job:
+        self.metrics.stage("parse", seconds)
+        return then(found)
 
     def _length(self, rows: list[dict[str, Any]] | None, feeds: Tensors | None) -> int:
         if not self._dynamic:
@@ -231,7 +240,9 @@ class Release:
             self._note(job)
         finally:  # whatever that cost, the client gets its answer
             if job.reply is not None:
+                began = time.monotonic()
                 job.reply(job)
+                self.metrics.stage("respond", time.monotonic() - began)
 
     def _note(self, job: Job) -> None:
         now, refusal = time.monotonic(), job.refusal
@@ -266,14 +277,10 @@ class Release:
         logger.warning("the circuit breaker is %s", "open" if is_open else "closed again")
 
 
-def release_labels(manifest: Manifest) -> dict[str, str]:
-    """What identifies a release in logs and metrics."""
-    return {
-        "model": manifest.model,
-        "version": manifest.version,
-        "release_id": manifest.release_id,
-        "rung": manifest.rung,
-    }
+def _timed(parse: Callable[[], Parsed]) -> tuple[Parsed, float]:
+    began = time.monotonic()
+    found = parse()
+    return found, time.monotonic() - began
 
 
 def _cache(manifest: Manifest, settings: Settings, metrics: Metrics) -> Cache | None:

@@ -92,7 +92,7 @@ def _column_dtype(field: Field) -> str:
 
 
 def _column(field: Field, values: list[Any]) -> np.ndarray:
-    if -1 not in field.shape[1:]:
+    if not field.any_length:
         return np.array(values, dtype=_column_dtype(field))
     rows = (np.array(value, dtype=_column_dtype(field)) for value in values)
     return np.fromiter(rows, dtype=object, count=len(values))

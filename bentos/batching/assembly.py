@@ -21,9 +21,7 @@ class Assembly:
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
         self._names = [field.name for field in contract.inputs]
-        self._dynamic = {
-            field.name for field in (*contract.inputs, *contract.outputs) if -1 in field.shape[1:]
-        }
+        self._dynamic = {field.name for field in (*contract.inputs, *contract.outputs) if field.any_length}
         self._sources = {
             key: (field.name, at)
             for field in contract.inputs

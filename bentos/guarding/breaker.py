@@ -5,12 +5,11 @@ while. The fallback is declared by the release, so nobody meets it by surprise.
 """
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
-from bentos.contract import Contract, Field
+from bentos.contract import Contract, ContractViolation, default_row
 from bentos.guarding.cache import Cache
 from bentos.manifest import Plan
 from bentos.work import Job, Tensors
@@ -82,41 +81,14 @@ class Fallback:
         self._cache = cache if plan.fallback == "cached" else None
         self._row = None
         if plan.fallback == "default":
-            self._row = _default_row(contract, plan.default_answer or {})
+            try:
+                self._row = default_row(contract, plan.default_answer or {})
+            except ContractViolation as error:
+                place = f"default_answer.{error.field}" if error.field else "default_answer"
+                raise FallbackInvalid(f"{place} {error.reason}.") from error
 
     def answer(self, job: Job) -> Tensors | None:
         """The outputs for the job's rows; None where nothing is declared or nothing is remembered."""
         if self._row is not None:
             return {name: np.repeat(value[None], job.size, axis=0) for name, value in self._row.items()}
         return self._cache.stale(self._cache.key(job)) if self._cache is not None else None
-
-
-def _default_row(contract: Contract, answer: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The plan's answer as one array an output, without the batch."""
-    given, wanted = sorted(answer), sorted(field.name for field in contract.outputs)
-    if given != wanted:
-        raise FallbackInvalid(f"default_answer has {given}, the model's outputs are {wanted}.")
-    return {field.name: _value(field, answer[field.name]) for field in contract.outputs}
-
-
-def _value(field: Field, given: Any) -> np.ndarray:
-    try:
-        value = np.asarray(given)
-        with np.errstate(all="ignore"):
-            numbers = value.astype(field.dtype)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise FallbackInvalid(f"default_answer.{field.name} is not {field.dtype}.") from error
-    fits = value.ndim == len(field.shape) - 1 and all(
-        size == wanted or (wanted == -1 and size > 0)
-        for size, wanted in zip(value.shape, field.shape[1:], strict=True)
-    )
-    if not fits:
-        raise FallbackInvalid(
-            f"default_answer.{field.name} has shape {value.shape}, a row of it has {field.shape[1:]}."
-        )
-    is_float = numbers.dtype.kind == "f"
-    if value.dtype.kind not in "biuf" or not (is_float or np.array_equal(numbers, value)):
-        raise FallbackInvalid(f"default_answer.{field.name} is not {field.dtype}.")
-    if is_float and not (field.nullable or np.isfinite(numbers).all()):
-        raise FallbackInvalid(f"default_answer.{field.name} is not finite.")
-    return numbers

@@ -31,20 +31,19 @@ class Middleware:
         answered: asyncio.Future[Answer] = loop.create_future()
         try:
             body = await self._body(receive)
-        except Left as left:
-            return await self._send(self.front.refused(left, request_id(head), None), send)
         except Refusal as refusal:
-            answer = self.front.refused(refusal, request_id(head), self.front.way(handler, head))
-            return await self._send(answer, send)
+            way = None if isinstance(refusal, Left) else self.front.way(handler, head)
+            return await self._send(self.front.refused(refusal, request_id(head), way), send)
         job = self.front.call(handler, head, body, lambda answer: _set(answered, answer))
         gone = loop.create_task(_disconnected(receive))
         try:
             await asyncio.wait((answered, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not answered.done() and job is not None:
-                self.front.release.cancel(job)
-            # Nobody hears that the client left, but BentoML waits for an answer before it lets go.
-            left = self.front.refused(Left(), request_id(head), None)
-            await self._send(answered.result() if answered.done() else left, send)
+            if not answered.done():
+                if job is not None:
+                    self.front.release.cancel(job)
+                # Nobody hears that the client left, but BentoML waits for an answer before it lets go.
+                _set(answered, self.front.refused(Left(), request_id(head), None))
+            await self._send(answered.result(), send)
         finally:
             gone.cancel()
 

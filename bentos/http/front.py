@@ -4,7 +4,6 @@
 function that ends in `reply`, at once or when the batch is back: no task and no future for each request.
 """
 
-import logging
 import re
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +14,7 @@ from pydantic import ConfigDict, FailFast, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from bentos.contract import MAX_SHOWN
-from bentos.errors import Broken, Invalid, NotFound, Refusal, TooLarge, Unavailable, Unsupported
+from bentos.errors import Invalid, NotFound, Refusal, Unavailable, Unsupported, refusal_of
 from bentos.http.messages import JSON, Answer, Head, Reply, plain, request_id, timeout_seconds
 from bentos.inference import protocol
 from bentos.inference.asked import Asked
@@ -24,8 +23,6 @@ from bentos.release import Release
 from bentos.schema import predictions, row_type
 from bentos.watching.metrics import Way
 from bentos.work import Job
-
-logger = logging.getLogger("bentos.http.front")
 
 TAKEN_FOR_JSON = (b"application/json", b"application/x-www-form-urlencoded")
 """The latter is what `curl -d` says of everything."""
@@ -59,7 +56,6 @@ class Front:
         self._validator = TypeAdapter(body).validator
         text = manifest.contract.text
         self._most_keys = len(manifest.contract.inputs) + (text is not None)
-        self._own = {(manifest.model.encode(), version) for version in (None, manifest.version.encode())}
         self._routes = self._known_routes(orjson.dumps(protocol.metadata(manifest)))
         self._routes[b"GET", b"/docs.json"] = self._fixed(orjson.dumps(page))
         self._routes[b"GET", b"/"] = self._fixed(html(manifest).encode(), HTML_TYPE)
@@ -81,7 +77,7 @@ class Front:
     def _refusal(self, refusal: Refusal, name: bytes) -> Answer:
         said: dict[str, Any] = {"error": str(refusal)}
         if isinstance(refusal, Invalid):
-            said["detail"] = [{"type": refusal.kind, "loc": refusal.where, "msg": refusal.reason}]
+            said["detail"] = refusal.details
         after = refusal.retry_after_seconds
         headers = () if after is None else ((b"retry-after", b"%d" % after),)
         return Answer(refusal.status, name, (orjson.dumps(said),), headers=headers)
@@ -95,27 +91,18 @@ class Front:
         return None
 
     def _failed(self, handler: Handler, head: Head, reply: Reply, error: Exception) -> None:
-        name, way = request_id(head), self.way(handler, head)
-        if isinstance(error, ValidationError):
-            if way is not None:
-                self.release.refused(way, Invalid([], "does not fit the contract"))
-            return reply(_invalid(error, name))
-        if not isinstance(error, Refusal):
-            logger.error("a request failed", exc_info=error, extra={"request_id": name.decode()})
-            error = Broken()
-        reply(self.refused(error, name, way))
+        name = request_id(head)
+        reply(self.refused(refusal_of(error, name.decode()), name, self.way(handler, head)))
 
     def way(self, handler: Handler | None, head: Head) -> Way | None:
         """As metrics count it; None for what asks for no prediction."""
         if handler in (self._predict, self._not_json):
             return "predict"
-        if handler == self._infer:
-            return "v2_json" if head.get(HEADER_LENGTH) is None else "v2_binary"
-        return None
+        return _v2_way(head) if handler == self._infer else None
 
     def _known_routes(self, metadata: bytes) -> dict[tuple[bytes, bytes], Handler]:
-        name, version = next(own for own in self._own if own[1])
-        model = b"/v2/models/" + name
+        manifest = self.release.manifest
+        model = b"/v2/models/" + manifest.model.encode()
         routes: dict[tuple[bytes, bytes], Handler] = {
             (b"POST", b"/predict"): self._predict,
             (b"GET", b"/metrics"): self._metrics,
@@ -123,7 +110,7 @@ class Front:
             (b"GET", b"/v2/health/live"): self._fixed(b'{"live":true}'),
             (b"GET", b"/v2/health/ready"): self._ready,
         }
-        for path in (model, model + b"/versions/" + (version or b"")):
+        for path in (model, model + b"/versions/" + manifest.version.encode()):
             routes[b"GET", path] = self._fixed(metadata)
             routes[b"GET", path + b"/ready"] = self._ready
             routes[b"POST", path + b"/infer"] = self._infer
@@ -148,13 +135,16 @@ class Front:
 
     def _rows(self, head: Head, body: bytes) -> list[dict[str, Any]]:
         content = plain(head, body, self.max_body_bytes)
-        if len(content) <= SMALL_BYTES:
-            rows = self._validator.validate_json(content)["rows"]
-        else:
-            rows = self._validator.validate_python(self._bounded(content))["rows"]
+        try:
+            if len(content) <= SMALL_BYTES:
+                rows = self._validator.validate_json(content)["rows"]
+            else:
+                rows = self._validator.validate_python(self._bounded(content))["rows"]
+        except ValidationError as error:
+            raise _invalid(error) from error
         if not rows:
             raise Invalid(["rows"], "List should have at least 1 item", "too_short")
-        self._check_number(rows)
+        self.release.check_rows(len(rows))
         return self.release.tokenized(rows)
 
     def _bounded(self, content: bytes) -> Any:
@@ -166,16 +156,11 @@ class Front:
             raise Invalid([], "the body is not valid JSON", "json_invalid") from error
         if not isinstance(given, dict) or given.keys() != {"rows"} or not isinstance(given["rows"], list):
             raise Invalid(["rows"], "must be a list, and all that is given")
-        self._check_number(given["rows"])
+        self.release.check_rows(len(given["rows"]))
         for at, row in enumerate(given["rows"]):
             if isinstance(row, dict) and len(row) > self._most_keys:
                 raise Invalid(["rows", at], f"has {len(row)} keys, a row has {self._most_keys}")
         return given
-
-    def _check_number(self, rows: list) -> None:
-        most = self.release.manifest.plan.max_request_rows
-        if len(rows) > most:
-            raise TooLarge("the number of rows", len(rows), most)
 
     def _ask_rows(self, head: Head, reply: Reply, name: bytes, timeout: float | None, rows: list) -> Job:
         return self.release.ask(
@@ -205,12 +190,11 @@ class Front:
         )
 
     def _ask_feeds(self, head: Head, reply: Reply, name: bytes, timeout: float | None, asked: Asked) -> Job:
-        limits = [seconds for seconds in (timeout, asked.timeout_seconds) if seconds is not None]
         return self.release.ask(
-            self.way(self._infer, head) or "v2_json",
+            _v2_way(head),
             feeds=asked.feeds,
             request_id=name.decode(),
-            timeout_seconds=min(limits, default=None),
+            timeout_seconds=asked.within(timeout),
             done=partial(self._inferred, reply, name, asked),
             trace=head,
         )
@@ -259,11 +243,13 @@ def _fallback(job: Job) -> tuple[tuple[bytes, bytes], ...]:
     return ((b"x-fallback", job.fallback.encode()),) if job.fallback else ()
 
 
-def _invalid(error: ValidationError, name: bytes) -> Answer:
-    """400 with each value that breaks the contract, by its place."""
+def _v2_way(head: Head) -> Way:
+    return "v2_json" if head.get(HEADER_LENGTH) is None else "v2_binary"
+
+
+def _invalid(error: ValidationError) -> Invalid:
+    """Each value that breaks the contract, by its place."""
     found = error.errors(include_url=False, include_context=False, include_input=False)[:MAX_DETAILS]
     for each in found:
         each["loc"] = tuple(part[:MAX_SHOWN] if isinstance(part, str) else part for part in each["loc"])
-    first = found[0]
-    said = {"error": f"{'.'.join(map(str, first['loc'])) or 'request'}: {first['msg']}", "detail": found}
-    return Answer(400, name, (orjson.dumps(said, option=orjson.OPT_NON_STR_KEYS),))
+    return Invalid(found[0]["loc"], found[0]["msg"], details=found)  # pyright: ignore[reportArgumentType]

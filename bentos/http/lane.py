@@ -7,7 +7,6 @@ All others go to BentoML as ever. It also limits how large and how slow a reques
 """
 
 import asyncio
-import logging
 import math
 from typing import Any, ClassVar
 
@@ -15,12 +14,10 @@ import httptools
 from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from bentos.errors import Broken, Invalid, Refusal, TooLarge, TooSlow
+from bentos.errors import Invalid, Refusal, TooLarge, TooSlow, refusal_of
 from bentos.http.front import Front, Handler
 from bentos.http.messages import Answer, request_id
 from bentos.work import Job
-
-logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 75.0
 """An idle connection is kept longer than the 60 s after which most routers drop theirs."""
@@ -325,9 +322,6 @@ class Lane(HttpToolsProtocol):
 def _reason(error: httptools.HttpParserError) -> Refusal:
     """What stopped the parser: a refusal of ours, a mistake of ours, or that this is no HTTP."""
     raised = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None
-    if isinstance(raised, Refusal):
-        return raised
     if raised is None or isinstance(raised, httptools.HttpParserError):
         return Invalid([], "is not valid HTTP/1.1")
-    logger.error("a request failed", exc_info=raised)
-    return Broken()
+    return refusal_of(raised)

@@ -32,6 +32,11 @@ class Asked:
     id: str = ""
     timeout_seconds: float | None = None
 
+    def within(self, seconds: float | None) -> float | None:
+        """How long its answer is of use to who also said so elsewhere; None where nobody did."""
+        said = (limit for limit in (seconds, self.timeout_seconds) if limit is not None)
+        return min(said, default=None)
+
 
 def asked(
     contract: Contract,

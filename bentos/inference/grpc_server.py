@@ -5,7 +5,6 @@ statistics, shared memory) is answered UNIMPLEMENTED by gRPC itself.
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from bentos.errors import Broken, NotFound, Refusal
+from bentos.errors import NotFound, Refusal, refusal_of
 from bentos.http.messages import Head, request_id
 from bentos.inference import protocol
 from bentos.inference.asked import Asked
@@ -22,8 +21,6 @@ from bentos.work import Job
 
 if TYPE_CHECKING:
     from bentos.release import Release
-
-logger = logging.getLogger(__name__)
 
 SERVICE = "inference.GRPCInferenceService"
 MAX_IN_FLIGHT = 64
@@ -149,23 +146,20 @@ class InferenceService:
         return pending
 
     def _ask(self, pending: Pending, head: Head, seconds_left: float | None, request: Asked) -> Job:
-        limits = [seconds for seconds in (request.timeout_seconds, seconds_left) if seconds is not None]
         return self._release.ask(
             "grpc",
             done=partial(self._done, pending, request),
             feeds=request.feeds,
             request_id=head[b"x-request-id"].decode(),
-            timeout_seconds=min(limits, default=None),
+            timeout_seconds=request.within(seconds_left),
             trace=head,
         )
 
     def _failed(self, pending: Pending, error: Exception) -> None:
-        if not isinstance(error, Refusal):
-            logger.error("a request failed", exc_info=error)
-            error = Broken()
-        self._release.refused("grpc", error)
+        refusal = refusal_of(error)
+        self._release.refused("grpc", refusal)
         if not pending.answer.done():
-            pending.answer.set_result(error)
+            pending.answer.set_result(refusal)
 
     def _done(self, pending: Pending, request: Asked, job: Job) -> None:
         if not pending.answer.done():  # it is when the client has left

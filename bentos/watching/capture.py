@@ -46,8 +46,8 @@ class Capture:
         self._schema = records.schema(manifest.contract)
         self._threshold = manifest.plan.capture_share * 2**32
         fields = (*manifest.contract.inputs, *manifest.contract.outputs)
-        self._values = sum(_values(field) for field in fields if -1 not in field.shape[1:])
-        self._values_by_length = sum(_values(field) for field in fields if -1 in field.shape[1:])
+        self._values = sum(_values(field) for field in fields if not field.any_length)
+        self._values_by_length = sum(_values(field) for field in fields if field.any_length)
         # Written by the loop and by the thread, respectively: the difference waits.
         self._offered = self._taken = 0
         self._waiting: deque[tuple] = deque()
@@ -96,7 +96,7 @@ class Capture:
             self._convert(chunk)
             self._write_if_due()
             if not self._closing.is_set():
-                time.sleep(BREATH_SECONDS)
+                time.sleep(BREATH_SECONDS)  # or the event loop would wait for the next chunk as well
         self._write_if_due()
 
     def _chunk(self) -> list[records.Entry]:

@@ -51,8 +51,7 @@ def install(manifest: Manifest, settings: Settings) -> None:
     """Make the root logger write JSON lines to stdout, and BentoML's and uvicorn's loggers hand it all they
     have. Every line says which release wrote it. The logger `bentos.access` is enabled by the settings."""
     handler = logging.StreamHandler(sys.stdout)
-    release = {"model": manifest.model, "version": manifest.version, "release_id": manifest.release_id}
-    handler.setFormatter(JsonLines(release))
+    handler.setFormatter(JsonLines(manifest.identity))
     logging.getLogger().handlers = [handler]
     logging.getLogger("bentos").setLevel(logging.INFO)
     logging.getLogger(ACCESS).disabled = not settings.access_log

@@ -91,13 +91,12 @@ def _facts(manifest: Manifest, group: Sequence[Entry]) -> dict[str, pa.Array]:
         "total_ms": now - arrived,
     }
     micros = ((when - (now - arrived)) * 1e6).astype("datetime64[us]")
-    release = {name: getattr(manifest, name) for name in ("model", "version", "release_id")}
     return {
         "row": pa.array(np.arange(len(of)) - (ends - sizes)[of], pa.int32()),
         "time": pa.array(micros[of], pa.timestamp("us", "UTC")),
         **{name: pa.array((part[of] * 1e3).astype("f4"), from_pandas=True) for name, part in parts.items()},
         **{name: pa.array([getattr(e, name) for e in group]).take(of) for name in NAMES},
-        **{name: pa.repeat(value, len(of)) for name, value in release.items()},
+        **{name: pa.repeat(value, len(of)) for name, value in manifest.identity.items()},
     }
 
 

@@ -38,11 +38,7 @@ class Tracer:
         self._trace, self._provider = trace, provider
         self._extract = TraceContextTextMapPropagator().extract
         self._tracer = provider.get_tracer("seatrial")
-        self._release = {
-            "seatrial.model": manifest.model,
-            "seatrial.version": manifest.version,
-            "seatrial.release_id": manifest.release_id,
-        }
+        self._release = {f"seatrial.{name}": value for name, value in manifest.identity.items()}
 
     def finished(self, job: Job, outcome: Outcome) -> None:
         """Make the spans of a job that has just been answered."""

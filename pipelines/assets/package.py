@@ -117,7 +117,7 @@ def _manifest(chapter: Chapter, home: Home, version: str, source: Path) -> Manif
 
 def _longest(chapter: Chapter, home: Home, contract: Contract, source: Path) -> int:
     """The longest row of the reference along dimensions of any length; 0 where there are none."""
-    if all(-1 not in field.shape[1:] for field in contract.inputs):
+    if not any(field.any_length for field in contract.inputs):
         return 0
     rows = sample(read_rows(home.data(chapter.spec.data.reference), "reference"), LOAD_ROWS)
     return longest(contract, to_tensors(contract, rows, "reference", tokenizer_of(contract, source)))

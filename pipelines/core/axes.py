@@ -36,7 +36,7 @@ def with_axes(contract: Contract, form: str, source: Path) -> Contract:
     Raises ModelRefused for an archive that torch can't read.
     """
     fields = (*contract.inputs, *contract.outputs)
-    if all(-1 not in field.shape[1:] for field in fields):
+    if not any(field.any_length for field in fields):
         return contract
     sizes = _of_onnx(source) if form == "onnx" else _of_program(Program(source, contract))
     symbols = {field: _symbols(field, sizes) for field in fields}

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bentos.contract import Contract, Field
+from bentos.contract import Contract, ContractViolation, Field, default_row
 from pipelines.core.errors import ContractBroken, SettingsInvalid
 
 CONTRACT_FILE = "contract.json"
@@ -93,23 +93,17 @@ def refuse_key(contract: Contract, key: str) -> None:
 
 def refuse_default(contract: Contract, answer: Mapping[str, Any] | None) -> None:
     """Raises SettingsInvalid for a default answer that could be none of the model's."""
-    setting, outputs = "serving.default_answer", [field.name for field in contract.outputs]
-    if answer is not None and sorted(answer) != sorted(outputs):
-        raise SettingsInvalid(setting, answer, f"the model's outputs are {', '.join(outputs)}")
-    for field in contract.outputs if answer else ():
-        if not _could_be(field, (answer or {})[field.name]):
-            mend = f"{field.name} is {field.dtype} of the shape {field.shape[1:]}, and finite"
-            raise SettingsInvalid(setting, answer, mend)
-
-
-def _could_be(field: Field, answer: Any) -> bool:
+    if answer is None:
+        return
+    outputs = {field.name: field for field in contract.outputs}
     try:
-        value = np.array(answer)
-    except ValueError:  # its lists differ in length
-        return False
-    sizes = zip((1, *value.shape), field.shape, strict=False)
-    fits = value.ndim == len(field.shape) - 1 and all(wanted in (-1, size) for size, wanted in sizes)
-    return fits and np.can_cast(value.dtype, field.dtype, "same_kind") and bool(np.isfinite(value).all())
+        default_row(contract, answer)
+    except ContractViolation as error:
+        field = outputs.get(error.field)
+        mend = f"the model's outputs are {', '.join(outputs)}"
+        if field is not None:
+            mend = f"{field.name} is {field.dtype} of the shape {field.shape[1:]}, and finite"
+        raise SettingsInvalid("serving.default_answer", answer, mend) from error
 
 
 def save_contract(contract: Contract, folder: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bentos.contract import Contract, Field
-from bentos.engines.engine import Engine
+from bentos.engines.engine import Engine, runtime_errors
 from pipelines.core.refusals import first_line, refused
 
 if TYPE_CHECKING:
@@ -67,14 +67,6 @@ def refuse_other(source: Path, file: Path, contract: Contract) -> None:
     except runtime_errors() as error:
         reason, mend = "ONNX Runtime can't load it", "use operators and an opset that this ONNX Runtime knows"
         raise refused(source, f"{reason} ({first_line(error)})", mend) from error
-
-
-def runtime_errors() -> tuple[type[Exception], ...]:
-    """All that ONNX Runtime raises: its errors have no base of their own."""
-    from importlib import import_module
-
-    kinds = vars(import_module("onnxruntime.capi.onnxruntime_pybind11_state")).values()
-    return tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Exception))
 
 
 def _onnx_errors() -> tuple[type[Exception], ...]:

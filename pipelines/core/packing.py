@@ -76,7 +76,7 @@ def length_buckets(longest: int, contract: Contract) -> tuple[int, ...]:
     """The powers of two up to the first that holds the longest row; the last ends where the contract does."""
     if not longest:
         return ()
-    limits = [field.max_length for field in contract.inputs if -1 in field.shape[1:]]
+    limits = [field.max_length for field in contract.inputs if field.any_length]
     limits.append(contract.text.max_tokens if contract.text else None)
     most = min((limit for limit in limits if limit), default=math.inf)
     enough = max(SHORTEST_BUCKET, 2 ** (longest - 1).bit_length())

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from bentos.contract import Contract, Field
-from bentos.engines.engine import Engine, ModelOutputInvalid
+from bentos.engines.engine import Engine, ModelOutputInvalid, runtime_errors
 from pipelines.core.evaluate import Runs, Tensors, row_count, take
-from pipelines.core.onnx_file import runtime_errors
 from pipelines.core.program import Program, ShapeRefused
 from pipelines.core.refusals import first_line, refused
 from pipelines.core.verdict import Verdict

@@ -122,7 +122,7 @@ def test_an_earlier_answer_is_repeated_however_old(clock):
         pytest.param({"default_answer": {"p": "1", "k": [1, 2]}}, "p is not float32", id="a number as text"),
         pytest.param({"default_answer": {"p": None, "k": [1, 2]}}, "p is not float32", id="null"),
         pytest.param({"default_answer": {"p": 1, "k": [1.5, 2]}}, "k is not int64", id="a fraction"),
-        pytest.param({"default_answer": {"p": 1e39, "k": [1, 2]}}, "p is not finite", id="beyond its dtype"),
+        pytest.param({"default_answer": {"p": 1e39, "k": [1, 2]}}, "p is infinite", id="beyond its dtype"),
     ],
 )
 def test_a_fallback_that_could_not_answer_is_refused(plan, reason):

@@ -81,6 +81,18 @@ def test_each_outcome_is_counted(seen: Served):
 
 
 @pytest.mark.e2e
+def test_every_stage_of_a_request_is_timed(seen: Served):
+    stages = ("parse", "queue", "assemble", "model", "respond")
+
+    def counted() -> list[float]:
+        return [metric(seen, "stage_seconds_count", stage=stage) for stage in stages]
+
+    before = counted()
+    assert [predict(seen, [GOOD]).status_code, predict(seen, [{}]).status_code] == [200, 400]
+    assert [after - earlier for after, earlier in zip(counted(), before, strict=True)] == [1] * len(stages)
+
+
+@pytest.mark.e2e
 def test_the_breaker_opens_says_when_to_come_back_and_closes(seen: Served):
     assert metric(seen, "breaker_open") == 0
     for _ in range(5):
