@@ -3,8 +3,6 @@ clock jumps from timer to timer. Seconds pass in no time, and no test depends on
 
 import asyncio
 import functools
-import heapq
-import itertools
 import random
 import selectors
 from collections import Counter
@@ -13,73 +11,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bentos.batching.scheduling import Batch, Scheduler
-from bentos.errors import Expired, Refusal
 from bentos.work import Job
+from pipelines.core.capacity.worker import Worker
 
 
-class Simulation:
-    """Drives a Scheduler as the batcher does, with engines that take `cost(rows, length)` seconds."""
-
-    def __init__(self, scheduler: Scheduler, cost: Callable[[int, int], float], engines: int = 1) -> None:
-        self.scheduler, self.cost, self.engines = scheduler, cost, engines
-        self.now = 0.0
-        self.batches: list[Batch] = []
-        self.refused: list[Job] = []
-        self.answered: list[Job] = []
-        self._events: list = []
-        self._order = itertools.count()
-        self._prepared: list[Batch] = []
-        self._busy = 0
-
-    def at(self, time: float, call: Callable, *arguments) -> None:
-        heapq.heappush(self._events, (time, next(self._order), call, arguments))
-
-    def submit(self, job: Job) -> None:
-        refusal = self.scheduler.admit(job, self.now)
-        if refusal is not None:
-            self._refuse(job, refusal)
-        self.at(self.now, self._dispatch)
-
-    def run(self, until: float = float("inf")) -> None:
-        while self._events and self._events[0][0] <= until:
-            self.now, _, call, arguments = heapq.heappop(self._events)
-            call(*arguments)
-
-    def _refuse(self, job: Job, refusal: Refusal) -> None:
-        job.refusal, job.finished = refusal, self.now
-        self.refused.append(job)
-        job.done(job)
-
-    def _dispatch(self) -> None:
-        for job in self.scheduler.expire(self.now):
-            self._refuse(job, Expired())
-        while self._busy < self.engines:
-            found = self._prepared.pop() if self._prepared else self.scheduler.next_batch(self.now)
-            if not isinstance(found, Batch):
-                if found is not None:
-                    self.at(found.until, self._dispatch)
-                break
-            for job in found.late:
-                self._refuse(job, Expired())
-            self._busy += 1
-            self.scheduler.began(found, self.now)
-            self.batches.append(found)
-            seconds = self.cost(found.rows, found.length)
-            self.at(self.now + seconds, self._finish, found, seconds)
-        if self._busy == self.engines and not self._prepared:
-            full = self.scheduler.next_full_batch(self.now)
-            self._prepared = [full] if full else []
-
-    def _finish(self, batch: Batch, seconds: float) -> None:
-        self._busy -= 1
-        self.scheduler.finished(batch, self.now, seconds)
-        self._dispatch()
-        for job, _, stop in batch.parts:
-            if stop == job.size:
-                job.finished = self.now
-                self.answered.append(job)
-                job.done(job)
+class Simulation(Worker):
+    """The pipeline's own simulator, with an event loop that takes no time."""
 
 
 def job(
