@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from bentos.contract import ContractViolation
+from bentos.manifest import ManifestMismatch
 from pipelines.core.errors import SeatrialError
 from pipelines.defs.resources import Installation
 
@@ -49,6 +50,38 @@ def status(
 
 
 @app.command()
+def plan(
+    model: Annotated[str, typer.Argument(help="The name of a model that was released.")],
+    peak: Annotated[
+        float | None,
+        typer.Option(help="Requests a second that the fleet must hold, nothing added; default: as promised."),
+    ] = None,
+    p99: Annotated[
+        float | None, typer.Option(help="The p99 to keep, in milliseconds; default: as promised.")
+    ] = None,
+    price: Annotated[float | None, typer.Option(help="Of one core for an hour, in any currency.")] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Default: the one in production, else the latest that was load-tested.")
+    ] = None,
+    regions: Annotated[int, typer.Option(help="Replicas are spread evenly over so many; one may fail.")] = 1,
+    max_error_rate: Annotated[
+        float | None, typer.Option(help="The share of requests that may fail; default: as promised.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As data, for programs.")] = False,
+) -> None:
+    """How many replicas a rate takes, what they cost, and what failures do to them: without a server, from
+    what the load test recorded."""
+    from pipelines.planner import Wish, foretell, print_plan
+
+    wish = Wish(peak, p99, max_error_rate, price, regions)
+    found = foretell(_installation(), model, version, wish)
+    if as_json:
+        sys.stdout.write(json.dumps(found.told(), indent=2) + "\n")
+    else:
+        print_plan(found, console)
+
+
+@app.command()
 def down() -> None:
     """Stop every process that was started. `seatrial demo` or `release` starts them again."""
     installation = _installation()
@@ -73,7 +106,7 @@ def main() -> None:
     atexit.register(gc.freeze)
     try:
         app()
-    except (SeatrialError, ContractViolation) as error:
+    except (SeatrialError, ContractViolation, ManifestMismatch) as error:
         says = f"[red]seatrial:[/] {escape(str(error))}"
         Console(stderr=True, highlight=False, soft_wrap=True).print(says, markup=True)
         sys.exit(1)
