@@ -1,41 +1,50 @@
-"""The load generator: requests sent when they are due, whether or not earlier ones were answered."""
+"""The load generator: stages of load put on a service, and every request of them recorded."""
 
-import asyncio
-import gc
 import ipaddress
-import itertools
-import selectors
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import numpy as np
+import orjson
 import pyarrow as pa
 
-from pipelines.core.errors import SettingsInvalid
-from pipelines.core.latency import Samples, Stage, arrivals, summarise
+from pipelines.core.errors import ContractBroken, SettingsInvalid
+from pipelines.core.latency import Offer, Samples, Stage, summarise
+from pipelines.gateways.load.exact import run_exactly
+from pipelines.gateways.load.http_wire import HttpWire
+from pipelines.gateways.load.progress import Meter, Moment, Progress, line
+from pipelines.gateways.load.sending import Sending
+from pipelines.gateways.load.wire import Wire
+from pipelines.gateways.payloads import Payloads
 
-if TYPE_CHECKING:
-    import aiohttp
+__all__ = ["LoadResult", "Moment", "OpenLoop", "Progress", "Traffic", "line"]
 
-GONE_AFTER_S = 1.0
-"""A target that has refused connections for so long will not come back."""
-Progress = Callable[[str, int, int], None]
-"""Called with the stage's name, the requests sent in it and those planned."""
+WRONG = (400, 401, 403, 404, 405, 413, 415, 422, 501)
+"""Answers that say that no request of this kind will ever be answered."""
+FIRST_ANSWERS = 10
+MAX_SAID = 200
+NONE = Samples(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True)
 class LoadResult:
-    """Every request (stage, intended_s and sent_s since the stage began, latency_ms from the intended time,
-    HTTP status or 0 for no answer), and the figures of each stage."""
+    """The figures of each stage, and of each every single request."""
 
-    samples: pa.Table
     stages: list[Stage]
+    samples: list[Samples]
+
+    def table(self) -> pa.Table:
+        """One row a request: stage, intended_s, sent_s, latency_ms, status; times count from when its stage
+        began."""
+        pairs = zip(self.stages, self.samples, strict=True)
+        parts = [
+            pa.table({"stage": pa.repeat(stage.name, len(samples.status)), **vars(samples)})
+            for stage, samples in pairs
+        ]
+        return pa.concat_tables(parts)
 
 
 class Traffic(ABC):
@@ -45,155 +54,140 @@ class Traffic(ABC):
     def run(
         self,
         url: str,
-        bodies: Sequence[bytes],
-        stages: Sequence[tuple[str, float, float]],
+        payloads: Payloads,
+        offers: Sequence[Offer],
         seed: int,
         on_progress: Progress | None = None,
     ) -> LoadResult:
-        """POST the JSON bodies in turn to a URL of this machine, in stages of (name, rate_rps, seconds) one
-        after the other. A service that is gone ends the run early. Raises SettingsInvalid."""
+        """Send the bodies in turn to the service at a URL (http://HOST:PORT, whatever the wire), one offer
+        after the other, the times of each from `seed` and its number.
+
+        A service that refuses connections for a second ends the run early: the samples so far, and stages
+        with fewer requests than were planned. Raises ServiceFailed where nothing listens from the start,
+        ContractBroken where the service understands none of the first requests, SettingsInvalid for a load
+        that can't be sent, LoadTestInvalid where this machine is out of connections."""
 
 
 class OpenLoop(Traffic):
-    """Poisson arrivals over kept-alive connections, from one event loop.
+    """Sends when it is due, from one event loop; latency counts from when that was.
 
-    `timeout_s` is per request, from when it was sent. Beyond `max_connections` requests in flight a request
-    waits for a connection, and the wait counts as its latency. `max_requests` bounds a whole run.
+    timeout_s        a request without an answer ends so long after it was sent
+    max_connections  beyond so many requests in flight one waits, and the wait counts as its latency
+    max_requests     of a whole run
+    anywhere         load may be put on other machines than this one
     """
 
     def __init__(
-        self, timeout_s: float = 10.0, max_connections: int = 512, max_requests: int = 1_000_000
+        self,
+        timeout_s: float = 10.0,
+        max_connections: int = 512,
+        max_requests: int = 1_000_000,
+        anywhere: bool = False,
     ) -> None:
         self.timeout_s, self.max_connections, self.max_requests = timeout_s, max_connections, max_requests
+        self.anywhere = anywhere
 
     def run(
         self,
         url: str,
-        bodies: Sequence[bytes],
-        stages: Sequence[tuple[str, float, float]],
+        payloads: Payloads,
+        offers: Sequence[Offer],
         seed: int,
         on_progress: Progress | None = None,
     ) -> LoadResult:
-        _check_local(url)
-        total = sum(rate_rps * seconds for _, rate_rps, seconds in stages)
-        if not bodies:
+        _check_target(url, self.anywhere)
+        total = sum(offer.mean_rps * offer.seconds for offer in offers)
+        if not payloads.bodies:
             raise SettingsInvalid("The rows to send in the load test", 0, "give it at least one")
         if total > self.max_requests:
             mend = f"a run may send {self.max_requests:,} requests; lower the rates or shorten the stages"
             raise SettingsInvalid("The load in requests", round(total), mend)
-        return _run_to_end(self._run(url, bodies, stages, seed, on_progress or _ignore))
+        return run_exactly(self._run(url, payloads, offers, seed, on_progress))
 
-    async def _run(self, url, bodies, stages, seed: int, on_progress: Progress) -> LoadResult:
-        import aiohttp
-
-        connector = aiohttp.TCPConnector(limit=self.max_connections)
-        timeout = aiohttp.ClientTimeout(total=self.timeout_s)
-        headers = {"content-type": "application/json"}
-        tables, summaries, turns = [], [], itertools.cycle(bodies)
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers) as session:
-            target = _Target(session, url)
-            for number, (name, rate_rps, seconds) in enumerate(stages):
-                times = arrivals(rate_rps, seconds, seed + number)
-                samples = await _send_all(target, times, turns, partial(on_progress, name))
-                tables.append(_table(name, samples))
-                summaries.append(summarise(name, rate_rps, seconds, len(times), samples))
-        return LoadResult(pa.concat_tables(tables), summaries)
-
-
-class _Target:
-    """What is loaded, and whether it is still there."""
-
-    def __init__(self, session: "aiohttp.ClientSession", url: str) -> None:
-        self._session, self._url = session, url
-        self._refused_since: float | None = None
-
-    @property
-    def gone(self) -> bool:
-        return self._refused_since is not None and time.perf_counter() - self._refused_since > GONE_AFTER_S
-
-    async def post(self, body: bytes) -> int:
-        """The status of the answer, 0 when there is none. A redirect is not followed: it may lead away."""
-        import aiohttp
-
+    async def _run(
+        self, url: str, payloads: Payloads, offers: Sequence[Offer], seed: int, tell
+    ) -> LoadResult:
+        wire = self._wire(url, payloads)
+        run = _Run(wire, f"{url.rstrip('/')}{payloads.path}", self.timeout_s, tell)
         try:
-            async with self._session.post(self._url, data=body, allow_redirects=False) as response:
-                await response.read()
-                self._refused_since = None
-                return response.status
-        except aiohttp.ClientConnectorError:
-            self._refused_since = self._refused_since or time.perf_counter()
-            return 0
-        except (aiohttp.ClientError, TimeoutError):
-            return 0
+            await wire.open()
+            for number, offer in enumerate(offers):
+                await run.stage(offer, offer.times(seed + number))
+        finally:
+            await wire.close()
+        return run.result
+
+    def _wire(self, url: str, payloads: Payloads) -> Wire:
+        if payloads.wire == "grpc":
+            from pipelines.gateways.load.grpc_wire import GrpcWire
+
+            return GrpcWire(url, payloads, self.max_connections)
+        return HttpWire(url, payloads, self.max_connections, self.timeout_s)
 
 
-async def _send_all(
-    target: _Target, times: np.ndarray, bodies: Iterator[bytes], on_progress: Callable[[int, int], None]
-) -> Samples:
-    """Send at `times`, until all are sent or the target is gone, and wait for the answers."""
-    sent_s, latency_ms, status = np.zeros((3, len(times)))
-    start, count = time.perf_counter(), 0
+class _Run:
+    """One run, stage by stage."""
 
-    def now_s() -> float:
-        return time.perf_counter() - start
+    def __init__(self, wire: Wire, target: str, timeout_s: float, tell: Progress | None) -> None:
+        self.result = LoadResult([], [])
+        self._wire, self._target, self._timeout_s, self._tell = wire, target, timeout_s, tell
+        self._turns, self._gone, self._understood = 0, False, False
 
-    async def send(number: int, body: bytes) -> None:
-        sent_s[number] = now_s()
-        status[number] = await target.post(body)
-        latency_ms[number] = (now_s() - times[number]) * 1000
+    async def stage(self, offer: Offer, times: np.ndarray) -> None:
+        """Offer it, unless the target is gone."""
+        samples, cpu_seconds, seconds = NONE, 0.0, 0.0
+        meter = Meter(offer.name, offer.seconds, self._tell)
+        if not self._gone:
+            sending = Sending(times, self._wire, self._timeout_s, self._turns, partial(self._look, meter))
+            before = self._wire.cpu_seconds()
+            samples = await sending.run()
+            cpu_seconds, seconds = self._wire.cpu_seconds() - before, sending.now_s()
+            self._check(sending, enough=1)
+            self._turns, self._gone = self._turns + sending.sent, sending.gone
+        stage = summarise(offer, len(times), samples, cpu_seconds)
+        self.result.stages.append(stage)
+        self.result.samples.append(samples)
+        meter.end(stage, seconds)
 
-    async with asyncio.TaskGroup() as requests:
-        for count, (due_s, body) in enumerate(zip(times, bodies, strict=False)):
-            await asyncio.sleep(max(0.0, due_s - now_s()))
-            if target.gone:
-                break
-            requests.create_task(send(count, body))
-            on_progress(count + 1, len(times))
-        else:
-            count = len(times)
-    return Samples(times[:count], sent_s[:count], latency_ms[:count], status[:count].astype(np.int64))
+    def _look(self, meter: Meter, sending: Sending) -> None:
+        self._check(sending, FIRST_ANSWERS)
+        meter.look(sending)
+
+    def _check(self, sending: Sending, enough: int) -> None:
+        """Whether the service takes requests of this kind at all, once that can be told."""
+        if self._understood or len(sending.answers) < enough:
+            return
+        first = [sending.status[number] for number in sending.answers[:FIRST_ANSWERS]]
+        if not set(first) <= set(WRONG):
+            self._understood = True
+            return
+        reason = f"the first {len(first)} were answered {first[0]} ({_sentence(self._wire.said)})"
+        raise ContractBroken(f"A request to {self._target}", reason, "send rows and a model that it knows")
 
 
-def _run_to_end(work: Coroutine[None, None, LoadResult]) -> LoadResult:
-    """Run on a loop of our own, in a thread of its own if this one has a loop that runs."""
+def _sentence(said: str) -> str:
+    """What a service says of an error, in short: the text in its JSON, where there is one."""
     try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return _run_on_new_loop(work)
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        return thread.submit(_run_on_new_loop, work).result()
+        given = orjson.loads(said)
+    except orjson.JSONDecodeError:
+        given = said
+    if isinstance(given, dict):
+        given = next((given[key] for key in ("error", "message", "detail") if key in given), said)
+    return " ".join(str(given).split())[:MAX_SAID].rstrip(".") or "without a word"
 
 
-def _run_on_new_loop(work: Coroutine[None, None, LoadResult]) -> LoadResult:
-    """The loop waits by select(), which is exact; epoll is up to a millisecond late each time. What is in
-    memory is kept from the garbage collector, which needs a fifth of a second for the pipeline's modules."""
-    gc.freeze()
+def _check_target(url: str, anywhere: bool) -> None:
+    """Load is only put on this machine, unless told otherwise."""
     try:
-        with asyncio.Runner(
-            loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())
-        ) as runner:
-            return runner.run(work)
-    finally:
-        gc.unfreeze()
-
-
-def _table(stage: str, samples: Samples) -> pa.Table:
-    names = pa.array([stage] * len(samples.status), pa.string())
-    columns = {name: pa.array(values) for name, values in vars(samples).items()}
-    return pa.table({"stage": names, **columns})
-
-
-def _check_local(url: str) -> None:
-    """Load is only ever put on this machine."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    try:
-        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
+        parts = urlsplit(url)
+        host, named = parts.hostname or "", parts.scheme == "http" and parts.port != 0
+        fits = named and bool(host) and (anywhere or _is_local(host))
     except ValueError:
-        local = False
-    if parts.scheme != "http" or not local:
-        raise SettingsInvalid("The target of the load test", url, "it must be http://127.0.0.1:PORT/…")
+        fits = False
+    if not fits:
+        wanted = "http://HOST:PORT" if anywhere else "http://127.0.0.1:PORT"
+        raise SettingsInvalid("The target of the load test", url, f"it must be {wanted}")
 
 
-def _ignore(stage: str, sent: int, planned: int) -> None:
-    """Nobody watches."""
+def _is_local(host: str) -> bool:
+    return host == "localhost" or ipaddress.ip_address(host).is_loopback
