@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bentos.manifest import Manifest
+from bentos.manifest import Manifest, Plan
 from pipelines.core.capacity.fleet import Fleet, FleetPlan, plan_fleet
 from pipelines.core.capacity.profile import PROFILE_FILE, Profile
 from pipelines.core.capacity.proposal import Demand
@@ -55,9 +55,7 @@ def foretell(installation: Installation, model: str, version: str | None, wish: 
     manifest = Manifest.load(installation.home.artifact(model, version, "bento"))
     profile = _profile(installation.home, model, version)
     demand = _demand(wish, manifest)
-    plan = manifest.plan
-    if plan.max_latency_ms == manifest.slo.p99_ms:  # it was derived from the promise, and is again
-        plan = replace(plan, max_latency_ms=demand.p99_ms)
+    plan = _promised(manifest, demand)
     fleets = plan_fleet(profile, plan, demand, wish.price_per_core_hour, wish.regions)
     return Foretold(replace(manifest, plan=plan), fleets, _notes(profile, processor()))
 
@@ -123,6 +121,14 @@ def _demand(wish: Wish, manifest: Manifest) -> Demand:
         p99_ms=wish.p99_ms or slo.p99_ms,
         max_error_rate=slo.max_error_rate if wish.max_error_rate is None else wish.max_error_rate,
     )
+
+
+def _promised(manifest: Manifest, demand: Demand) -> Plan:
+    """The plan, where its deadline is what was promised, with the deadline that is demanded."""
+    plan, slo = manifest.plan, manifest.slo
+    if demand.p99_ms == slo.p99_ms or plan.max_latency_ms != slo.p99_ms:
+        return plan
+    return replace(plan, max_latency_ms=demand.p99_ms, max_queue_rows=None)
 
 
 def _notes(profile: Profile, machine: str) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from bentos.manifest import Plan
+from pipelines.core.capacity.foresight import cores_of
 from pipelines.core.capacity.outlook import cost_per_million
 from pipelines.core.capacity.profile import Profile
 from pipelines.core.capacity.proposal import Demand
@@ -118,11 +119,6 @@ def plan_fleet(
         lost, proof = ceil(normal.replicas / regions), ceil(normal.replicas * regions / (regions - 1))
         failures.append(failing(f"one of {regions} regions is gone", lost, proof))
     return FleetPlan(demand, normal, tuple(failures))
-
-
-def cores_of(plan: Plan) -> int:
-    """What one replica of the plan keeps busy."""
-    return plan.workers * plan.threads * plan.replicas
 
 
 def _one_replica(profile: Profile, plan: Plan, rate_rps: float, simulate: Simulate) -> tuple[Offer, Run]:
