@@ -105,9 +105,9 @@ class Candidates:
         if "max_latency_ms" not in self.fixed:
             plan = replace(plan, max_latency_ms=promised)
         plan = replace(plan, costs=self.foresight.costs_for(plan))
-        return (
-            plan if "max_queue_rows" in self.fixed else replace(plan, max_queue_rows=self._queue_rows(plan))
-        )
+        if "max_queue_rows" not in self.fixed:
+            plan = replace(plan, max_queue_rows=self._queue_rows(plan))
+        return plan
 
     def _queue_rows(self, plan: Plan) -> int:
         """What sessions can work off before the deadline, if rows are short; as a power of two, so that noise

@@ -83,7 +83,7 @@ def measure(
     batches, plan = Batches(contract, rows, tokenizer), _with_all_sizes(plan)
     sessions = partial(_warm, partial(opens, model, contract), plan)
     is_gpu = plan.device == "cuda"
-    threads = [1] if is_gpu else sorted({*_powers(cores), plan.threads})
+    threads = [plan.threads] if is_gpu else sorted({*_powers(cores), plan.threads})
     with sessions(threads) as opened:
         engines = dict(zip(threads, opened, strict=True))
         cells = list(_cells(engines, batches, plan, too_long_ms / 1000, clock))
@@ -102,7 +102,7 @@ def measure(
         cores=cores,
         device=plan.device,
         costs={of: tuple(cell.cost for cell in cells if cell.threads == of) for of in threads},
-        crowding={streams: crowded(1, streams) for streams in _powers(MOST_STREAMS)}
+        crowding={streams: crowded(plan.threads, streams) for streams in _powers(MOST_STREAMS)}
         if is_gpu
         else {of: crowded(of, max(1, cores // of)) for of in threads},
         lengths=tuple(batches.lengths),
