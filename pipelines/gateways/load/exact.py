@@ -17,7 +17,9 @@ class ExactSelector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list:
         if timeout is None or timeout > 0:
-            select.select((self.fileno(),), (), (), timeout)
+            ready, _, _ = select.select((self.fileno(),), (), (), timeout)
+            if not ready:
+                return []
         return super().select(0)
 
 

@@ -14,6 +14,7 @@ from pipelines.gateways.payloads import Payloads
 CHANNELS = 8
 """Connections: one alone would reach only one of several processes that share a port."""
 REACH_S = 3.0
+DRAIN_S = 0.05
 STATUS = {
     refusal.grpc: refusal.status
     for refusal in (Invalid, NotFound, Unsupported, Overloaded, Broken, Expired, Unavailable, Left)
@@ -61,6 +62,7 @@ class GrpcWire(Wire):
             task.cancel()
         await asyncio.gather(*self._asking.values(), return_exceptions=True)
         await asyncio.gather(*(channel.close() for channel in self._channels))
+        await asyncio.sleep(DRAIN_S)  # gRPC would bring what is under way to the loop of the next run
 
     async def _call(self, turn: int) -> None:
         status = 200

@@ -79,12 +79,12 @@ class Sending:
 
     def _send_due(self) -> None:
         """Send what is due, and come back when the next is."""
-        due_s, number, now_s = self.due_s, self.sent, self.now_s()
+        due_s, number, time, start = self.due_s, self.sent, self._loop.time, self._start
         last = min(self.planned, number + AT_ONCE)
-        while number < last and due_s[number] <= now_s and not self._done.done():
+        while number < last and due_s[number] <= (now_s := time() - start) and not self._done.done():
             self.sent_s[number], self.sent = now_s, number + 1
             self._wire.send(self._first + number)
-            number, now_s = number + 1, self.now_s()
+            number += 1
         if number < self.planned and not self._done.done():
             self._loop.call_at(self._start + due_s[number], self._send_due)
 

@@ -4,7 +4,6 @@
     processes  a process tree: started on the server's core, its CPU time, its end
     peers      the contestants: an environment of its own for each, a server, how a request looks
     load       closed loop (wrk) and open loop, both on the generator's core
-    poisson    the open loop: Poisson arrivals over raw sockets
     rounds     medians, and ratios of figures that were measured in the same round
     report     results.json and the table that is printed
 

@@ -5,17 +5,22 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 
-from pipelines.core.latency import Samples, Stage, arrivals, fell_behind, percentile, summarise
-from tests.benchmarks.harness import poisson
+from pipelines.core.errors import SeatrialError
+from pipelines.core.latency import Offer, Samples, Stage, fell_behind
+from pipelines.gateways.payloads import Payloads
+from pipelines.gateways.traffic import OpenLoop
 from tests.benchmarks.harness.machine import GENERATOR_CORE, on_the_generators_core
 
 WRK_SCRIPT = Path(__file__).with_name("post.lua")
 ATTEMPTS = 3
 PATIENCE_SECONDS = 2.0
+"""A request without an answer after so long has failed."""
 
 
 class LoadFailed(RuntimeError):
@@ -44,15 +49,15 @@ class Open:
 
     def good(self, slo_ms: float) -> int:
         """Answers of status 2xx within the objective."""
-        return int(((self.samples.status // 100 == 2) & (self.samples.latency_ms <= slo_ms)).sum())
+        return int((self.samples.ok & (self.samples.latency_ms <= slo_ms)).sum())
 
     def refused(self) -> np.ndarray:
-        """Whether a request got 429 or 503."""
-        return np.isin(self.samples.status, (429, 503))
+        """Whether a request was told to come back later."""
+        return self.samples.refused
 
     def refusal_p99_ms(self) -> float:
         """How long a refusal took; 0 where there was none."""
-        return percentile(self.samples.latency_ms[self.refused()], 99)
+        return self.stage.refused_p99_ms
 
 
 def closed_loop(
@@ -92,12 +97,18 @@ def open_loop(
 ) -> Open:
     """One stage at a rate, whether or not the server keeps up. Raises LoadFailed where the generator did not
     keep up, in so many attempts."""
+    parts = urlsplit(url)
+    payloads = Payloads("json", parts.path, bodies, [tuple(headers.items())] * len(bodies))
+    send = partial(OpenLoop(timeout_s=PATIENCE_SECONDS).run, f"http://{parts.netloc}", payloads)
+    void = None
     for attempt in range(ATTEMPTS):
-        times = arrivals(rate_rps, seconds, seed + attempt)
         with on_the_generators_core():
-            samples = poisson.send(url, bodies, headers, times, PATIENCE_SECONDS)
-        stage = summarise("open loop", rate_rps, seconds, len(times), samples)
-        void = fell_behind([stage], slo_ms)
+            try:
+                result = send([Offer("open loop", rate_rps, seconds)], seed + attempt)
+            except SeatrialError as error:
+                raise LoadFailed(str(error)) from error
+        stage, samples = result.stages[0], result.samples[0]
+        void = fell_behind(stage, slo_ms)
         if not void:
             return Open(stage, samples)
     raise LoadFailed(f"{ATTEMPTS} attempts are void: {void}.")
