@@ -180,7 +180,7 @@ def _check_target(url: str, anywhere: bool) -> None:
     """Load is only put on this machine, unless told otherwise."""
     try:
         parts = urlsplit(url)
-        host, named = parts.hostname or "", parts.scheme == "http" and parts.port != 0
+        host, named = parts.hostname or "", parts.scheme == "http" and bool(parts.port)
         fits = named and bool(host) and (anywhere or _is_local(host))
     except ValueError:
         fits = False

@@ -49,8 +49,8 @@ class Served:
                 writer.write(answered)
                 if not answered or b"connection: close" in answered:
                     break
-        except (asyncio.IncompleteReadError, ConnectionError):
-            """The client left."""
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            """The client left, or the server ends."""
         finally:
             self._writers.discard(writer)
             writer.close()

@@ -2,12 +2,14 @@
 
 import asyncio
 import http.client
+import resource
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipelines.core.errors import ContractBroken, ServiceFailed, SettingsInvalid
+from pipelines.core.errors import ContractBroken, LoadTestInvalid, ServiceFailed, SettingsInvalid
 from pipelines.core.latency import Offer, percentile
 from pipelines.gateways.payloads import Payloads
 from pipelines.gateways.traffic import Moment, OpenLoop, line
@@ -156,8 +158,7 @@ def test_the_wait_for_a_connection_counts():
         burst = Offer("burst", 1e6, 20 / 1e6, arrivals="constant")
         result = OpenLoop(max_connections=2).run(server.url, bodies(b"{}"), [burst], seed=0)
     assert set(status(result)) == {200} and server.connections == 2
-    assert sorted(result.samples[0].latency_ms)[-1] >= 10 * 20
-    assert result.stages[0].lag_p99_ms < 100
+    assert result.samples[0].latency_ms.max() >= 10 * 20
 
 
 @pytest.mark.e2e
@@ -171,6 +172,22 @@ def test_who_waits_longer_than_the_timeout_for_a_connection_has_no_answer():
         result = loop.run(server.url, bodies(b"{}"), [Offer("peak", 100, 0.5)], seed=0)
     assert set(status(result)) == {0} and server.connections >= 3
     assert len(status(result)) == result.stages[0].planned
+
+
+@pytest.mark.e2e
+def test_a_generator_without_connections_says_nothing_of_the_service():
+    async def silent(head: bytes, body: bytes) -> bytes:
+        await asyncio.sleep(30)
+        return b""
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(int(file.name) for file in Path("/proc/self/fd").iterdir())
+    with served(silent) as server, pytest.raises(LoadTestInvalid, match="open no more connections"):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 40, limits[1]))
+        try:
+            OpenLoop().run(server.url, bodies(b"{}"), [Offer("peak", 200, 600)], seed=0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @pytest.mark.e2e
@@ -229,7 +246,10 @@ def test_a_mistake_of_who_watches_ends_the_run():
         OpenLoop().run(server.url, bodies(b"{}"), [Offer("peak", 50, 600)], 0, tell)
 
 
-@pytest.mark.parametrize("url", ["http://example.com/predict", "http://10.0.0.1/", "https://127.0.0.1/", "x"])
+@pytest.mark.parametrize(
+    "url",
+    ["http://example.com:80/predict", "http://10.0.0.1:80", "https://127.0.0.1:443", "http://127.0.0.1", "x"],
+)
 def test_only_this_machine_is_loaded(url):
     with pytest.raises(SettingsInvalid, match=r"127\.0\.0\.1"):
         OpenLoop().run(url, bodies(b"{}"), [Offer("peak", 1, 1)], seed=0)

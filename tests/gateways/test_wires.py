@@ -83,7 +83,7 @@ def test_a_connection_that_was_idle_is_closed_before_the_server_does(monkeypatch
     monkeypatch.setattr(http_wire, "IDLE_S", -1)
     with served() as server:
         found = statuses(server.url, GET_ON)
-        assert set(found) == {200} and server.connections > len(found)
+        assert set(found) == {200} and server.connections > len(found) / 2
 
 
 @contextmanager

@@ -33,8 +33,7 @@ class GrpcWire(Wire):
     more reason for the service to refuse."""
 
     def __init__(self, url: str, payloads: Payloads, max_in_flight: int) -> None:
-        parts = urlsplit(url)
-        self._url, self._target = url, f"{parts.hostname}:{parts.port or 80}"
+        self._url, self._target = url, urlsplit(url).netloc
         self._bodies, self._path, self._most = payloads.bodies, payloads.path, max_in_flight
         self._asking: dict[int, asyncio.Task] = {}
 

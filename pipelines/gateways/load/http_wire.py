@@ -29,7 +29,7 @@ class HttpWire(Wire):
 
     def __init__(self, url: str, payloads: Payloads, max_connections: int, timeout_s: float) -> None:
         parts = urlsplit(url)
-        self._url, self._host, self._port = url, parts.hostname or "", parts.port or 80
+        self._url, self._host, self._port = url, parts.hostname or "", parts.port or 0
         self._most, self._timeout_s = max_connections, timeout_s
         path = parts.path.rstrip("/") + payloads.path
         pairs = zip(payloads.headers, payloads.bodies, strict=True)

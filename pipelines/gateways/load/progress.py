@@ -69,8 +69,7 @@ class Meter:
 
 
 def _samples(sending: Sending, numbers: list[int]) -> Samples:
-    due_s, sent_s, ended_s, status = (
-        np.array([values[number] for number in numbers])
-        for values in (sending.due_s, sending.sent_s, sending.ended_s, sending.status)
-    )
+    times = (sending.due_s, sending.sent_s, sending.ended_s)
+    due_s, sent_s, ended_s = (np.array([values[number] for number in numbers], float) for values in times)
+    status = np.array([sending.status[number] for number in numbers], np.int64)
     return Samples(due_s, sent_s, (ended_s - due_s) * 1000, status)

@@ -107,7 +107,7 @@ class Sending:
         self.broken(context.get("exception") or RuntimeError(context["message"]))
 
     def _samples(self) -> Samples:
-        intended_s, sent_s, ended_s, status = (
-            np.array(values[: self.sent]) for values in (self.due_s, self.sent_s, self.ended_s, self.status)
-        )
+        times = (self.due_s, self.sent_s, self.ended_s)
+        intended_s, sent_s, ended_s = (np.array(values[: self.sent], float) for values in times)
+        status = np.array(self.status[: self.sent], np.int64)
         return Samples(intended_s, sent_s, (ended_s - intended_s) * 1000, status)
