@@ -1,32 +1,21 @@
-"""The ladder as a picture: one row a rung, how right it is on the left, how fast on the right.
+"""The ladder as a picture: one row a rung, how right it is on the left, how fast on the right."""
 
-Drawn without pyplot, which keeps figures in global state and may want a display: the picture is a value.
-"""
-
-from io import BytesIO
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipelines.core.ladder import Ladder, RungReport
+from pipelines.core.picture import AMBER, BAND, GREY, INK, LINE, RED, TEXT, picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLORS = {"chosen": "#1f4e79", "pass": "#73869a", "fail": "#c0392b", "inconclusive": "#b9770e"}
+COLORS = {"chosen": INK, "pass": GREY, "fail": RED, "inconclusive": AMBER}
 WORDS = {"chosen": "chosen", "pass": "passed", "fail": "refused", "inconclusive": "inconclusive"}
-TEXT, LINE, BAND = "#444444", "#d9dee3", "#eef3f8"
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "text.color": TEXT,
-    "axes.labelcolor": TEXT,
-    "axes.titleweight": "bold",
-}
-WIDTH, BAR_HEIGHT, FRAME_HEIGHT = 11, 0.19, 1.3
+BAR_HEIGHT, FRAME_HEIGHT = 0.19, 1.3
 """Inches of the picture."""
-DOTS_PER_INCH, SHADES = 105, 192
 
 NAMES = {"auc": "AUC", "rmse": "RMSE", "log_loss": "log loss"}
 LOWER_IS_BETTER = ("rmse", "log_loss")
@@ -35,20 +24,8 @@ LOWER_IS_BETTER = ("rmse", "log_loss")
 def ladder_chart(ladder: Ladder) -> bytes:
     """A PNG of every rung: its metric with the 95 % interval, and how many times as fast as fp32 it is at
     each batch size, with the range of the rounds. The title is the decision."""
-    from matplotlib import style
-    from matplotlib.figure import Figure
-
-    with style.context(["default", STYLE]):  # whatever style a notebook has set
-        height = FRAME_HEIGHT + len(ladder.rungs) * BAR_HEIGHT * (1 + max(2, len(ladder.batch_sizes)))
-        figure = Figure((WIDTH, height), DOTS_PER_INCH, layout="constrained")
-        accuracy, speed = figure.subplots(1, 2, width_ratios=[5, 6], sharey=True)
-        for axes in (accuracy, speed):
-            _draw_rows(axes, ladder)
-        _draw_names(accuracy, ladder)
-        _draw_accuracy(accuracy, ladder)
-        _draw_speed(speed, ladder)
-        figure.suptitle(decision(ladder), x=0.008, ha="left", fontsize=11.5, fontweight="bold")
-        return _png(figure)
+    height = FRAME_HEIGHT + len(ladder.rungs) * BAR_HEIGHT * (1 + max(2, len(ladder.batch_sizes)))
+    return picture(height, lambda figure: _draw_ladder(figure, ladder))
 
 
 def decision(ladder: Ladder) -> str:
@@ -71,6 +48,16 @@ def metric_name(metric: str) -> str:
 
 def _standing(rung: RungReport) -> str:
     return "chosen" if rung.chosen else rung.outcome
+
+
+def _draw_ladder(figure: "Figure", ladder: Ladder) -> None:
+    accuracy, speed = figure.subplots(1, 2, width_ratios=[5, 6], sharey=True)
+    for axes in (accuracy, speed):
+        _draw_rows(axes, ladder)
+    _draw_names(accuracy, ladder)
+    _draw_accuracy(accuracy, ladder)
+    _draw_speed(speed, ladder)
+    figure.suptitle(decision(ladder), x=0.008, ha="left", fontsize=11.5, fontweight="bold")
 
 
 def _draw_rows(axes: "Axes", ladder: Ladder) -> None:
@@ -146,16 +133,3 @@ def _draw_bar(axes: "Axes", at: float, thickness: float, size: str, rung: RungRe
     says = f"{times['median']:.2f}×  {int(size):,} row{'s' * (size != '1')}"
     axes.annotate(says, (times["high"], at), (5, 0), textcoords="offset points", va="center", fontsize=7.5,
                   color=color, zorder=4)  # fmt: skip
-
-
-def _png(figure: "Figure") -> bytes:
-    """The figure in few colours, which makes a third of the bytes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(SHADES)
-    png = BytesIO()
-    picture.save(png, "PNG", optimize=True)
-    return png.getvalue()
