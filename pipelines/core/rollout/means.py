@@ -1,0 +1,45 @@
+"""How far the mean of a metric of labels or of the business is moved."""
+
+import numpy as np
+
+from pipelines.core.rollout.observation import Moments
+from pipelines.core.rollout.sequential import Bounds, difference
+
+MIN_VALUES = 100
+"""An arm with fewer is too small for what only holds in the long run."""
+SHARPEST_AT = 1000
+"""The bounds are made to be narrowest at this many values, in the smaller arm."""
+ROUNDING = 1e-12
+"""As a share of the mean square."""
+
+
+def mean_difference(stable: Moments, canary: Moments, alpha: float) -> Bounds:
+    """The canary's mean minus stable's, of values without known limits; for MIN_VALUES an arm and more.
+
+    Asymptotic confidence sequence, one side at a time: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas,
+    "Time-uniform central limit theory and asymptotic confidence sequences" (2024). The larger variance of the
+    two counts for both: an arm whose few values were alike by chance has not shown that it varies less."""
+    values = 1 / (1 / stable.count + 1 / canary.count)
+    spread = np.sqrt(max(_variance(stable), _variance(canary)))
+    moved = canary.total / canary.count - stable.total / stable.count
+    tuned = values * (np.log(1 / alpha**2) + np.log(1 + np.log(1 / alpha**2))) / SHARPEST_AT
+    reach = np.sqrt(2 * (tuned + 1) / (tuned * values) * np.log(1 + np.sqrt(tuned + 1) / (2 * alpha)))
+    return Bounds(float(moved - spread * reach), float(moved + spread * reach))
+
+
+def mean_difference_within(
+    stable: Moments, canary: Moments, limits: tuple[float, float], alpha: float
+) -> Bounds:
+    """The canary's mean minus stable's, of values within `limits`, such as 0 and 1 for wrong and right:
+    exact, however few there are. Values between the limits count as fractions of hits (`sequential.rate`)."""
+    least, width = limits[0], limits[1] - limits[0]
+    hits = [min(max((arm.total - arm.count * least) / width, 0), arm.count) for arm in (stable, canary)]
+    found = difference(hits[0], stable.count, hits[1], canary.count, alpha)
+    return Bounds(float(found.low * width), float(found.high * width))
+
+
+def _variance(moments: Moments) -> float:
+    """Not less than rounding may have left of it in sums of squares."""
+    square = moments.squares / moments.count
+    found = (square - (moments.total / moments.count) ** 2) * moments.count / (moments.count - 1)
+    return max(found, ROUNDING * square)
