@@ -35,10 +35,10 @@ from tests.benchmarks.serving.peers.ours import PEER, PROJECT, Ours, _home, mani
 from tests.zoo import load as load_specimen
 
 MAX_ERROR_RATE = 0.001
-PEAK_SHARE = 0.45
-"""Of what is foretold that our service can carry: twice the peak is nine tenths of it."""
-MOST_RPS = 8000.0
-"""The generator offers no more from its core without being late itself."""
+PEAK_SHARE = 0.4
+"""Of what is foretold that our service can carry: twice the peak leaves the fifth that a search wants."""
+MOST_RPS = 4000.0
+"""More the generator cannot offer to a server that is overloaded without being late itself."""
 LIMIT = 1.0
 """At least so many times the goodput of BentoML's defaults."""
 ROWS = 256
