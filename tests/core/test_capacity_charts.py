@@ -12,12 +12,12 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pipelines.core.capacity.charts import percentile_chart, throughput_chart
+from pipelines.core.capacity.charts import COLORS, percentile_chart, throughput_chart
 from pipelines.core.capacity.inside import PARTS, batch_shares, inside_chart
 from pipelines.core.capacity.proof import Load, Step
 from pipelines.core.capacity.timelines import memory_chart, p99_over_time, time_chart
 from pipelines.core.latency import Offer, Samples, histogram, summarise
-from pipelines.core.picture import GREY, RED, log_axis
+from pipelines.core.picture import RED, log_axis
 from tests.core.loads import make_load
 
 NOTHING = Samples(*(np.array([]) for _ in range(4)))
@@ -58,7 +58,8 @@ def test_all_are_small_pngs_of_one_width_and_no_figure_stays_behind(measured: tu
 def test_both_versions_are_on_the_same_axes(measured: tuple[Load, pd.DataFrame]):
     load, _ = measured
     alone = replace(load, production=None)
-    assert covers(throughput_chart(load), GREY) > 3 * covers(throughput_chart(alone), GREY)
+    grey = COLORS["production"]
+    assert covers(throughput_chart(load), grey) > 3 * covers(throughput_chart(alone), grey)
     sizes = [Image.open(BytesIO(throughput_chart(each))).size for each in (load, alone)]
     assert sizes[0] == sizes[1]
 

@@ -7,13 +7,15 @@ import numpy as np
 
 from pipelines.core.capacity.course import KEPT_SHARE
 from pipelines.core.capacity.proof import Load, Step, Trial
-from pipelines.core.picture import DASHED, GREY, INK, RED, TEXT, framed, legend_below, log_axis, picture
+from pipelines.core.picture import DASHED, INK, RED, TEXT, framed, legend_below, log_axis, picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLORS = {"candidate": INK, "production": GREY}
+COLORS = {"candidate": INK, "production": "#b3bfca"}
+WIDTHS, LAYERS = {"candidate": 1.6, "production": 3.2}, {"candidate": 3.0, "production": 2.0}
+"""Of the two versions: where one lies on the other, both are seen."""
 BLUES, GREEN, BLACK = ("#9ecae1", "#5fa2d0", "#1f4e79"), "#3a7d44", "#222222"
 DOTTED = (0, (1, 2))
 WIDE = 12
@@ -44,7 +46,7 @@ def _draw_throughput(figure: "Figure", load: Load) -> None:
     axes = figure.subplots()
     framed(axes)
     twice_rps, rates, latencies = 2 * load.expected_peak_rps, [2 * load.expected_peak_rps], [load.p99_ms]
-    for role, trial in trials(load).items():
+    for role, trial in reversed(trials(load).items()):
         steps = _by_rate(trial)
         _draw_curve(axes, role, steps, load)
         rates += [step.stage.throughput_rps for step in steps]
@@ -52,7 +54,9 @@ def _draw_throughput(figure: "Figure", load: Load) -> None:
         says = (
             f"{role}: {'knee' if trial.knee_reached else 'knee not reached, beyond'} {trial.knee_rps:,.0f}/s"
         )
-        axes.axvline(trial.knee_rps, color=COLORS[role], linewidth=1, linestyle=DASHED, label=says)
+        axes.axvline(
+            trial.knee_rps, color=COLORS[role], linewidth=WIDTHS[role] - 0.4, linestyle=DASHED, label=says
+        )
     says = f"twice the expected peak: {twice_rps:,.0f}/s"
     axes.axvline(twice_rps, color=TEXT, linewidth=1.2, linestyle=DOTTED, label=says)
     says = f"promised p99: {load.p99_ms:g} ms"
@@ -78,16 +82,21 @@ def _highest(step: Step) -> float:
 def _draw_curve(axes: "Axes", role: str, steps: list[Step], load: Load) -> None:
     if not steps:
         return
-    color, stages = COLORS[role], [step.stage for step in steps]
+    color, layer, stages = COLORS[role], LAYERS[role], [step.stage for step in steps]
     answered, p50, p99, low = np.array(
         [(stage.throughput_rps, stage.p50_ms, stage.p99_ms, stage.p99_low_ms) for stage in stages]
     ).T
     reach = np.maximum(0, [p99 - low, [_highest(step) for step in steps] - p99])
-    axes.plot(answered, p50, color=color, linewidth=1, marker=".", alpha=0.7, label=f"{role}: p50")
+    axes.plot(
+        answered, p50, color=color, linewidth=WIDTHS[role] / 2, marker=".", label=f"{role}: p50", zorder=layer
+    )
     says = f"{role}: p99 with its 95 % interval"
-    axes.errorbar(answered, p99, reach, color=color, linewidth=1.8, elinewidth=1.2, capsize=3, label=says)
+    bars = {"elinewidth": 1.2, "capsize": 3, "zorder": layer, "label": says}
+    axes.errorbar(answered, p99, reach, color=color, linewidth=WIDTHS[role], **bars)
     fills = [color if _held(load, step) else "white" for step in steps]
-    axes.scatter(answered, p99, s=34, c=fills, edgecolors=color, linewidths=1.4, zorder=3)
+    axes.scatter(
+        answered, p99, s=22 * WIDTHS[role], c=fills, edgecolors=color, linewidths=1.4, zorder=layer + 0.5
+    )
 
 
 def _held(load: Load, step: Step) -> bool:

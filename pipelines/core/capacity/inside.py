@@ -80,7 +80,8 @@ def _draw_parts(axes: "Axes", steps: list[Step]) -> None:
     for part, color, width, start in zip(PARTS, PARTS.values(), shares.T, starts.T, strict=True):
         axes.barh(places, width, 0.72, start, color=color, label=part)
     for place, total in enumerate(totals):
-        axes.text(101.5, place, f"{total:,.3g} ms", va="center", fontsize=8)
+        says = f"{total:,.0f} ms" if total >= 100 else f"{total:.3g} ms"
+        axes.text(101.5, place, says, va="center", fontsize=8)
     axes.set_yticks(places, [_label(step) for step in steps])
     axes.set(xlim=(0, 116), xticks=range(0, 101, 20))
     _bare(axes, len(steps))

@@ -46,9 +46,16 @@ def _draw_times(figure: "Figure", load: Load, samples: "pd.DataFrame") -> None:
             axes.set_title(f"{kind.capitalize()}, {steps[-1].stage.rate_rps:,.0f}/s offered", loc="left")
         _draw_limits(axes, load)
         axes.set_xlabel("seconds, at the intended start of the request")
-    log_axis(panels[0], "y", [load.p99_ms, load.max_latency_ms, *samples["latency_ms"].to_numpy()])
+    log_axis(panels[0], "y", [load.p99_ms, load.max_latency_ms, *_ends(samples)])
     panels[0].set_ylabel("latency, ms")
     legend_below(figure, 6)
+
+
+def _ends(samples: "pd.DataFrame") -> tuple[float, ...]:
+    """The shortest and the longest latency."""
+    latency = samples["latency_ms"].to_numpy()
+    latency = latency[latency > 0]
+    return (float(latency.min()), float(latency.max())) if len(latency) else ()
 
 
 def _draw_limits(axes: "Axes", load: Load) -> None:
