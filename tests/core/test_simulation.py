@@ -193,6 +193,13 @@ def test_short_runs_occupy_the_event_loop():
     assert run.busy == pytest.approx(0.09, rel=0.1)
 
 
+def test_an_event_loop_that_has_too_much_to_read_still_answers():
+    costs = ((1, 0, 0.005), (32, 0, 0.02))
+    plan = Plan(max_batch_size=32, max_latency_ms=1000, costs=costs)
+    run = simulate(plan, profile(costs, request_us=100), offer(20_000, 1), 1)
+    assert throughput(run) == pytest.approx(10_000, rel=0.1)
+
+
 def test_longer_rows_take_longer():
     costs = ((1, 10, 2.0), (1, 100, 20.0))
     plan = Plan(max_batch_size=1, costs=costs, lengths=(10, 100))
@@ -207,10 +214,15 @@ def test_what_lies_around_the_service_is_found_again():
     around = tuple(np.linspace(0.5, 6.0, 401).tolist())
     truth = profile(AFFINE, request_us=300, extra_ms=around)
     light = simulate(BATCHED, truth, offer(200, 60), 7).samples
-    found = calibrated(profile(AFFINE), BATCHED, light, service_cpu_us=300 + 2000)
-    assert found.request_us == pytest.approx(300, abs=120)
+    found = calibrated(profile(AFFINE, request_us=300), BATCHED, light)
     loaded = [simulate(BATCHED, each, offer(700, 30), 9) for each in (truth, found)]
     assert p99(loaded[1]) == pytest.approx(p99(loaded[0]), rel=0.1)
+
+
+def test_cpu_time_beyond_the_profile_is_put_down_to_requests_and_model_in_proportion():
+    known = profile(request_us=1000)
+    light = simulate(ALONE, known, Offer("stage", 10, 10, None, "constant"), 1).samples
+    assert calibrated(known, ALONE, light, 2 * (5000 + 1000)).request_us == pytest.approx(2000, rel=0.02)
 
 
 def test_without_the_cpu_time_the_known_cost_of_a_request_stays():

@@ -20,11 +20,15 @@ def calibrated(
     profile: Profile, plan: Plan, samples: Samples, service_cpu_us: float | None = None
 ) -> Profile:
     """The profile with `extra_ms`; and with `request_us`, where the CPU time of a request in all processes of
-    the service was measured. `samples` are of a stage light enough to be answered whole."""
+    the service was measured. `samples` are of a stage light enough to be answered whole.
+
+    CPU time beyond what the profile says is put down to requests and model in proportion: both are slower
+    with caches that others have used. What is left of two large numbers would say little of a small one.
+    """
     bare = replace(profile, extra_ms=())
     if service_cpu_us is not None:
-        idle = replay(plan, replace(bare, request_us=0.0), samples.intended_s, SEED)
-        bare = replace(bare, request_us=max(0.0, service_cpu_us - _engine_us(idle, plan)))
+        known_us = profile.request_us + _engine_us(replay(plan, bare, samples.intended_s, SEED), plan)
+        bare = replace(bare, request_us=profile.request_us * service_cpu_us / known_us)
     found = replay(plan, bare, samples.intended_s, SEED).samples
     return replace(bare, extra_ms=_between(found.latency_ms[found.ok], samples.latency_ms[samples.ok]))
 

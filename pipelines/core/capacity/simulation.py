@@ -26,6 +26,9 @@ PARSE_SHARE = 0.5
 """Of a request's CPU time in the event loop, what comes before it is admitted."""
 HAND_OVER_SECONDS = 55e-6
 """To an engine's thread and back, beside an idle event loop."""
+CONNECTIONS = 512
+"""To a worker, as the load generator has: where the event loop itself is what is short, only that clients
+wait for each other keeps it from reading requests all day and answering none."""
 OVERLAP = {"cpu": 1, "cuda": 2}
 """How many runs an engine has under way at once."""
 
@@ -72,7 +75,7 @@ def _fleet(plan: Plan, profile: Profile, workers: int, random: Random) -> tuple[
     """Machines with the plan's number of workers each, the last perhaps with fewer."""
     clock, table, cost = Clock(), _table(plan, profile), _cost(plan, profile, random)
     each = profile.request_us / 1e6
-    loop = Loop(each * PARSE_SHARE, each * (1 - PARSE_SHARE), HAND_OVER_SECONDS)
+    loop = Loop(each * PARSE_SHARE, each * (1 - PARSE_SHARE), HAND_OVER_SECONDS, CONNECTIONS)
     machines = [_cores(plan, profile) for _ in range(ceil(workers / plan.workers))]
     fleet = []
     for at in range(workers):

@@ -79,11 +79,12 @@ class Cores:
 @dataclass(frozen=True)
 class Loop:
     """Seconds of the event loop: for a request before it is admitted, for its answer, and on the way to an
-    engine's thread."""
+    engine's thread. And how many connections clients have: on each, one request at a time."""
 
     parse: float = 0.0
     respond: float = 0.0
     hand_over: float = 0.0
+    connections: float = inf
 
 
 @dataclass(slots=True, eq=False)
@@ -124,6 +125,8 @@ class Worker:
         self._depth = depth
         self._lanes = [_Lane() for _ in range(engines)]
         self._rows_left: dict[Job, int] = {}
+        self._outside: deque[Job] = deque()
+        self._open = 0
         self._turn, self._timer_at, self._is_woken = 0.0, inf, False
 
     def at(self, time: float, call: Callable[..., Any], *arguments: Any) -> None:
@@ -134,7 +137,14 @@ class Worker:
         self._clock.run(until)
 
     def arrive(self, job: Job) -> None:
-        """A request comes in from the network; its deadline counts from when it is parsed."""
+        """A request is sent, as soon as a connection is free; its deadline counts from when it is parsed."""
+        if self._open >= self._loop.connections:
+            self._outside.append(job)
+        else:
+            self._open += 1
+            self._receive(job)
+
+    def _receive(self, job: Job) -> None:
         self._work(self._loop.parse)
         job.arrived = self.now
         job.deadline += self.now
@@ -285,3 +295,7 @@ class Worker:
         self._work(self._loop.respond)
         job.finished = self.now
         job.done(job)
+        if self._outside:
+            self.at(self.now, self._receive, self._outside.popleft())
+        else:
+            self._open -= 1
