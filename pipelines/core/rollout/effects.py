@@ -36,6 +36,7 @@ class Effect:
 
 
 def error_rate(stable: Arm, canary: Arm, allowed: float, alpha: float) -> Effect | str:
+    """The rise of the share of requests that fail."""
     found = difference(stable.errors, stable.requests, canary.errors, canary.requests, alpha, RARE)
     shares = [f"{100 * arm.errors / arm.requests:.3g} % of {arm.requests:,}" for arm in (canary, stable)]
     seen = f"{shares[0]} requests to the canary and {shares[1]} to stable fail; the rise is"
@@ -43,6 +44,7 @@ def error_rate(stable: Arm, canary: Arm, allowed: float, alpha: float) -> Effect
 
 
 def latency(stable: Arm, canary: Arm, quantile: float, allowed: float, alpha: float) -> Effect | str:
+    """How many times as long a quantile of latency is."""
     for name, arm in {"stable": stable, "the canary": canary}.items():
         if not _is_histogram(arm.latencies):
             return f"the latencies of {name} are missing or no histogram"
@@ -54,6 +56,7 @@ def latency(stable: Arm, canary: Arm, quantile: float, allowed: float, alpha: fl
 
 
 def predictions(stable: Arm, canary: Arm, allowed: float, alpha: float) -> Effect | str:
+    """How far the answers are spread differently."""
     one, other = (np.array(arm.predictions, float) for arm in (stable, canary))
     if one.shape != other.shape or len(one) < 2:
         return f"the answers are counted in {len(one)} bins of stable and {len(other)} of the canary"
@@ -72,6 +75,7 @@ def metric(
     allowed: float,
     alpha: float,
 ) -> Effect | str:
+    """How much worse the mean of a metric is; exact where its values lie `between` two limits."""
     one, other = stable.metrics.get(name), canary.metrics.get(name)
     if one is None or other is None:
         return f"{name} is not known of {'stable' if one is None else 'the canary'}"

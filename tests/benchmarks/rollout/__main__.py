@@ -1,0 +1,29 @@
+"""Simulated rollouts, from a shell: tables, and results.json only with --save. One process, some minutes."""
+
+import argparse
+
+from tests.benchmarks.harness.machine import facts
+from tests.benchmarks.harness.report import save
+from tests.benchmarks.rollout import RESULTS, detection
+
+SCENARIOS = {
+    "false_alarms": (detection.false_alarms, 10_000),
+    "detection": (detection.detection, 500),
+    "harmlessness": (detection.harmlessness, 100),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.rollout", description=__doc__)
+    parser.add_argument("--only", default=",".join(SCENARIOS), help="scenarios, with commas")
+    parser.add_argument("--runs", type=int, help="of each, in place of as many as were published")
+    parser.add_argument("--save", action="store_true")
+    given = parser.parse_args()
+    for name in given.only.split(","):
+        machine, (measure, runs) = facts(), SCENARIOS[name]
+        figures = measure(given.runs or runs)
+        if given.save:
+            save(RESULTS, name, machine, figures)
+
+
+main()
