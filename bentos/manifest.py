@@ -26,7 +26,8 @@ class Plan:
     """How requests are admitted, batched and run. Every number can be changed without new code.
 
     max_batch_size     rows in one model run
-    max_latency_ms     the deadline of a request that names none; what would be later is refused 429 at once
+    max_latency_ms     the deadline of a request that names none, many rows with their own work on top; what
+                       would be later is refused 429 at once
     max_queue_rows     rows that may wait; None: as many as can be answered within max_latency_ms
     max_request_rows   rows of one request; more are 413
     max_body_bytes     of one request, compressed or not; more are 413

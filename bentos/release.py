@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from bentos.batching.batcher import Batcher
 from bentos.batching.costs import Costs
+from bentos.batching.forecast import Forecast
 from bentos.contract import Contract
 from bentos.engines.device import open_engine
 from bentos.errors import Invalid, Left, Refusal, TooLarge, Unavailable
@@ -46,6 +47,7 @@ class Release:
         shipped = {length for _, length, _ in plan.costs}
         here = [cost for cost in measured[0] if cost[1] not in shipped]
         costs = Costs((*plan.costs, *here), plan.max_batch_size, plan.lengths)
+        self._forecast = Forecast(plan, costs)
         self.batcher = Batcher(self._engines, contract, plan, self.metrics, costs)
         self.breaker = Breaker(plan.breaker_failures, plan.breaker_seconds, changed=self._breaker_turned)
         self.batcher.on_run = self.breaker.ran
@@ -110,8 +112,11 @@ class Release:
         now = time.monotonic()
         size = len(rows) if rows is not None else len(next(iter((feeds or {}).values())))
         self.check_rows(size)
-        limit = self.manifest.plan.max_latency_ms / 1000 if timeout_seconds is None else timeout_seconds
         length = self._length(rows, feeds)
+        limit = timeout_seconds
+        if limit is None:
+            limit = self.manifest.plan.max_latency_ms / 1000
+            limit += self._forecast.drain(size, length) if size > 1 else 0.0
         job = Job(self._finished, size, now + limit, now, rows, feeds, length, request_id)
         job.way, job.reply, job.trace = way, done, trace
         if self.cache is None:

@@ -4,6 +4,7 @@ The map. Imports point downwards only; a test holds it, and that this page names
 
     cli                 the `seatrial` command
     demo                `seatrial demo` and `release`: the whole path from the prompt
+    planner             `seatrial plan`: what a rate takes
     summary             what an installation has to say for itself
     runner              brings assets up to date, one line a step
     definitions         the Dagster code location
@@ -17,7 +18,8 @@ The map. Imports point downwards only; a test holds it, and that this page names
     assets/             Dagster wiring, one chapter a file
         common          keys, partitions, checks that read recorded verdicts
         optimize        registered_model → onnx_model → rungs → release_model
-        package         bento → load_test
+        package         serving_plan → bento
+        load            load_test
         rollout         deployment
         score           scoring_input → scores
         monitor         drift, performance
@@ -29,7 +31,11 @@ The map. Imports point downwards only; a test holds it, and that this page names
         envoy           the shared address; envoy_config is what Envoy is told, envoy_admin what it says
         deployments     one release taking over from another
         client          asks a service
-        traffic         the load generator
+        machine         what this machine is
+        traffic         the load generator: load/ is how it sends (exact, sending, wire, http_wire, grpc_wire,
+                        progress)
+        payloads        real rows as requests: JSON, binary, gRPC
+        prediction_log  rows that clients sent, read back
         ledger          who was put into production, when, on what evidence
         tables          files and folders replaced in one step
         notebooks       papermill
@@ -62,10 +68,28 @@ The map. Imports point downwards only; a test holds it, and that this page names
         findings        what speaks against a rung or a version, in sentences
         gate            what may be served
         ladder          the table of rungs; which one won and why; charts draw it
+        picture         a figure as a PNG, and what all charts have in common
         steps           making artifacts from files
         how             how an artifact was made, and its replay without Dagster
         packing         the manifest; does the bento answer like its model
-        latency         figures and verdict of a load test
+        latency         what is offered in a load test, and the figures of what came
+        capacity/       what a release can carry: measured, foretold, proven
+            profile         what a model costs on a machine: measuring finds out, in batches of real rows, and
+                            crowding when sessions are beside each other
+            simulation      load on a plan without a server: worker is one process of it
+            calibrating     what a load test teaches a profile
+            proposal        a demand, and the plan that was derived from it
+            search          the plan that keeps a promise with the fewest cores: candidates are what may be
+                            tried, foresight what they would do, reasons and advice say it in sentences
+            course          the order of a load test; readings are what the service says meanwhile
+            proof           what it did, as it is kept; gate judges it
+            outlook         headroom, machines and costs for a rate
+            fleet           how many machines a rate takes, and what failures do
+            charts          latency against throughput, by percentile; inside the service; timelines
+        rollout/        how a release takes the place of another
+            observation     what is known of it at one moment
+            guardrails      what must hold, judged by statistics that may be watched: sequential has the
+                            shared parts, then effects, means, quantiles, spreads
         evidence        the evidence of a release, read again before it serves
         candidates      which registered versions to release
         scoring         Parquet → ONNX Runtime → Parquet, streamed

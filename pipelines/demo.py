@@ -25,7 +25,7 @@ WORK = {
     "data and training": (*TRAINING, "months", "labels"),
     "export": ("onnx_model",),
     "quantization": ("fp32", "int8_dynamic", "int8_static"),
-    "evaluation": ("registered_model", "release_model", "drift", "performance"),
+    "evaluation": ("registered_model", "release_model", "serving_plan", "drift", "performance"),
     "scoring": ("scoring_input", "scores"),
     "notebooks": ("release_report", "monitoring_report"),
 }
@@ -115,6 +115,7 @@ def _print_release(folder: Path, console: Console) -> None:
     print_ladder(folder, console)
     console.print(load_table(folder))
     console.print(f"Accuracy report  {folder / 'accuracy_report' / 'accuracy_review.html'}")
+    console.print(f"Load report      {folder / 'load_report' / 'load_review.html'}")
     console.print(f"Release report   {folder / 'release_report' / 'release_review.html'}")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.core.capacity.proof import Load
 from pipelines.core.contracts import load_contract
 from pipelines.core.drift import DriftReport
 from pipelines.core.errors import NothingInProduction
@@ -100,25 +101,27 @@ def _table(title: str, first: str, *columns: str) -> Table:
 
 def load_table(release: Path) -> Table:
     """The stages of the load test."""
-    load = json.loads((release / "load_test" / "load.json").read_text())
-    title = f"Load test: p99 at most {load['p99_limit_ms']:g} ms, errors at most {load['max_error_rate']:.1%}"
-    table = _table(title, "stage", "offered/s", "throughput/s", "p50 ms", "p99 ms", "requests", "errors")
-    for stage in load["stages"]:
+    load = Load.load(release / "load_test")
+    title = f"Load test: p99 at most {load.p99_ms:g} ms, errors at most {load.max_error_rate:.1%}"
+    columns = ("sent/s", "ok/s", "p50 ms", "p99 ms", "requests", "refused", "failed")
+    table = _table(title, "stage", *columns)
+    for stage in (step.stage for step in load.candidate.steps):
         table.add_row(
-            stage["name"],
-            f"{stage['rate_rps']:g}",
-            f"{stage['throughput_rps']:.1f}",
-            f"{stage['p50_ms']:.1f}",
-            f"{stage['p99_ms']:.1f}",
-            f"{stage['requests']:,}",
-            f"{stage['errors']:,}",
+            stage.name,
+            f"{stage.rate_rps:,.0f}",
+            f"{stage.throughput_rps:,.0f}",
+            f"{stage.p50_ms:.1f}",
+            f"{stage.p99_ms:.1f}",
+            f"{stage.requests:,}",
+            f"{stage.refused:,}",
+            f"{stage.errors - stage.refused:,}",
         )
     return table
 
 
 def load_seconds(release: Path) -> float:
     """How long the load test offered load, warm-up and void runs included."""
-    return json.loads((release / "load_test" / "load.json").read_text())["offered_seconds"]
+    return Load.load(release / "load_test").offered_seconds
 
 
 def scored_rows(home: Home, model: str, month: str) -> int:

@@ -29,7 +29,8 @@ int8_dynamic        ← onnx_model                                      · fligh
 int8_per_row        ← onnx_model                                      · flight_delay_versions
 int8_static         ← onnx_model                                      · flight_delay_versions
 release_model       ← fp32, int8_dynamic, int8_per_row, int8_static   · flight_delay_versions
-bento               ← release_model                                   · flight_delay_versions
+serving_plan        ← release_model                                   · flight_delay_versions
+bento               ← release_model, serving_plan                     · flight_delay_versions
 load_test           ← bento                                           · flight_delay_versions
 deployment          ← load_test                                       · flight_delay_versions
 release_report      ← deployment, load_test                           · flight_delay_versions
@@ -47,8 +48,11 @@ release_model     accuracy_non_inferior_to_fp32         blocks
 release_model     accuracy_non_inferior_to_production   blocks
 release_model     contract_compatible_with_production   blocks
 release_model     fairness_within_limits                blocks
+serving_plan      plan_keeps_promise                    tells
 load_test         answers_like_onnx                     blocks
 load_test         within_slo                            blocks
+load_test         overload_is_bounded                   blocks
+load_test         no_leak                               blocks
 deployment        healthy                               tells
 scoring_input     expectations                          blocks
 scores            complete                              blocks
@@ -58,7 +62,7 @@ performance       performance_holds                     tells
 
 JOBS = {
     "flight_delay_release": "registered_model onnx_model fp32 int8_dynamic int8_per_row int8_static "
-    "release_model bento load_test deployment release_report",
+    "release_model serving_plan bento load_test deployment release_report",
     "flight_delay_scoring": "months scoring_input scores drift monitoring_report",
     "flight_delay_performance": "labels performance",
 }

@@ -1,7 +1,8 @@
 """The chapters of a release as Dagster assets: one function a chapter, from settings to assets and checks.
 
 optimize   registered_model → onnx_model → rungs → release_model
-package    bento → load_test
+package    serving_plan → bento
+load       load_test
 rollout    deployment
 score      scoring_input → scores
 monitor    drift, performance

@@ -220,12 +220,13 @@ def _judged_rows(chapter: Chapter, home: Home, version: str) -> dict[str, Path]:
 def _judging(chapter: Chapter) -> dict[str, object]:
     """What is judged by, and what a session is served with and so judged with."""
     gate, serving = chapter.spec.gate, chapter.spec.serving
-    return {"gate": gate.model_dump(mode="json"), "device": serving.device, "threads": serving.threads}
+    return {"gate": gate.model_dump(mode="json"), "device": serving.device, "threads": serving.threads or 1}
 
 
 def _timed_sizes(chapter: Chapter) -> list[int]:
-    """Those that the gate judges by, and the ends of what is served: the service plans by what they take."""
-    return sorted({1, *chapter.spec.gate.batch_sizes, chapter.spec.serving.max_batch_size})
+    """Those that the gate judges by, and the ends of what is served, as far as that is set."""
+    most = chapter.spec.serving.max_batch_size
+    return sorted({1, *chapter.spec.gate.batch_sizes, *([most] if most else [])})
 
 
 def _release_model(chapter: Chapter) -> dg.AssetsDefinition:

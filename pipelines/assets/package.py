@@ -1,59 +1,97 @@
-"""From the chosen ONNX file to a bento that was tried: build, compare, load."""
+"""From the chosen ONNX file to a bento: what it costs, the plan to serve it by, the build."""
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from functools import partial
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import dagster as dg
-import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from bentos.contract import Contract
-from bentos.engines.engine import PROVIDERS, Engine
 from bentos.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, sha256
-from pipelines.assets.common import Chapter, plain, verdict_check
-from pipelines.assets.optimize import FETCHED_FILE, SPEEDS_FILE
+from pipelines.assets.common import Chapter, verdict_check
+from pipelines.assets.optimize import FETCHED_FILE
+from pipelines.core.capacity.gate import PLAN_GATE, judge_plan
+from pipelines.core.capacity.measuring import measure
+from pipelines.core.capacity.search import Demand, Proposal, propose
 from pipelines.core.contracts import load_contract
 from pipelines.core.home import Home
 from pipelines.core.ladder import Ladder
-from pipelines.core.latency import fell_behind, judge_load
-from pipelines.core.packing import Ask, judge_answers, make_manifest, source_digest
+from pipelines.core.packing import make_manifest, plan_digest, slo_of, source_digest, wished_plan
 from pipelines.core.rows import digest_of, longest, read_rows, sample, to_records, to_tensors
-from pipelines.core.speed import load_speeds
 from pipelines.core.texts import tokenizer_of
-from pipelines.core.verdict import Verdict
 from pipelines.gateways.bento_store import BentoStore
-from pipelines.gateways.client import Client
-from pipelines.gateways.deployments import Deployments
+from pipelines.gateways.machine import cores, processor
 from pipelines.gateways.tables import replacing_folder
-from pipelines.gateways.traffic import LoadResult, Traffic
 
 PROJECT = Path(__file__).parents[2]
 BENTO_FILE = "bento.json"
-SMOKE_ROWS, LOAD_ROWS = 256, 5000
-WARM_UP_SECONDS = 2.0
-ATTEMPTS = 3
-UNTRIED = "it was not put under load, as it does not answer like its model"
+LOAD_ROWS, PROFILE_ROWS = 5000, 1000
+"""Of the reference, for requests and for what they cost."""
 
 
 def package(chapter: Chapter) -> Sequence:
     """The chapter's assets and checks."""
     return [
+        _serving_plan(chapter),
+        verdict_check(
+            chapter, "serving_plan", PLAN_GATE,
+            "The plan should keep the promise at twice the expected peak; the load test decides.",
+            blocking=False, severity=dg.AssetCheckSeverity.WARN,
+        ),
         _bento(chapter),
-        _load_test(chapter),
-        verdict_check(
-            chapter, "load_test", "answers_like_onnx",
-            "The built bento, served from its own environment, answers like the ONNX file.",
-        ),
-        verdict_check(
-            chapter, "load_test", "within_slo",
-            "p99 and error rate hold at the expected peak and at twice that.",
-        ),
     ]  # fmt: skip
+
+
+def _serving_plan(chapter: Chapter) -> dg.AssetsDefinition:
+    spec = chapter.spec
+
+    @dg.asset(
+        key=chapter.key("serving_plan"),
+        deps=[chapter.key("release_model")],
+        partitions_def=chapter.versions,
+        group_name=spec.name,
+        kinds={"onnx"},
+        code_version=spec.serving.digest(),
+    )
+    def serving_plan(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
+        """How to serve the model: workers, threads, rows in a batch and in the queue.
+
+        What batches of each size and length cost is measured on a warm session; then the plan is searched
+        that keeps the promise at twice the expected peak with the fewest cores, by a simulation of the
+        service's own batcher. What the settings fix stays as it is.
+        """
+        version = context.partition_key
+        source = chapter.of_version(home, "release_model", version)
+        winner, contract = Ladder.load(source / "ladder.json").winner, load_contract(source)
+        rows = sample(read_rows(home.data(spec.data.reference), "reference"), LOAD_ROWS)
+        tokenizer = tokenizer_of(contract, source)
+        tensors = to_tensors(contract, rows, "reference", tokenizer)
+        wished, fixed = wished_plan(spec.serving, contract, longest(contract, tensors))
+        slo = slo_of(spec.serving)
+        with replacing_folder(chapter.of_version(home, "serving_plan", version)) as folder:
+            profile = measure(
+                source / MODEL_FILE, contract, to_records(contract, rows)[:PROFILE_ROWS], wished,
+                slo.p99_ms, time.perf_counter, spec.serving.cores or cores(), processor(), tokenizer,
+            )  # fmt: skip
+            profile.save(folder)
+            demand = Demand(slo.expected_peak_rps, slo.p99_ms, slo.max_error_rate)
+            proposal = propose(wished, fixed, profile, demand)
+            proposal.save(folder)
+            verdict = judge_plan(proposal, winner.sha256).save(folder)
+        plan = proposal.plan
+        return dg.MaterializeResult(
+            metadata={
+                "why": verdict.why,
+                "workers": plan.workers,
+                "threads": plan.threads,
+                "max_batch_size": plan.max_batch_size,
+                "max_latency_ms": plan.max_latency_ms,
+            },
+            data_version=dg.DataVersion(plan_digest(plan)),
+        )
+
+    return serving_plan
 
 
 def _bento(chapter: Chapter) -> dg.AssetsDefinition:
@@ -61,7 +99,7 @@ def _bento(chapter: Chapter) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=chapter.key("bento"),
-        deps=[chapter.key("release_model")],
+        deps=[chapter.key("release_model"), chapter.key("serving_plan")],
         partitions_def=chapter.versions,
         group_name=spec.name,
         kinds={"bentoml"},
@@ -106,118 +144,9 @@ def _manifest(chapter: Chapter, home: Home, version: str, source: Path) -> Manif
         winner.rung,
         winner.sha256,
         contract,
-        chapter.spec.serving,
+        Proposal.load(chapter.of_version(home, "serving_plan", version)).plan,
+        slo_of(chapter.spec.serving),
         source_digest(PROJECT),
         provenance={"mlflow_model_id": fetched["model_id"]},
         files={name: sha256(source / name) for name in ([contract.text.file] if contract.text else [])},
-        longest=_longest(chapter, home, contract, source),
-        speeds=load_speeds(source / SPEEDS_FILE)[winner.rung],
     )
-
-
-def _longest(chapter: Chapter, home: Home, contract: Contract, source: Path) -> int:
-    """The longest row of the reference along dimensions of any length; 0 where there are none."""
-    if not any(field.any_length for field in contract.inputs):
-        return 0
-    rows = sample(read_rows(home.data(chapter.spec.data.reference), "reference"), LOAD_ROWS)
-    return longest(contract, to_tensors(contract, rows, "reference", tokenizer_of(contract, source)))
-
-
-def _load_test(chapter: Chapter) -> dg.AssetsDefinition:
-    spec = chapter.spec
-
-    @dg.asset(
-        key=chapter.key("load_test"),
-        deps=[chapter.key("bento")],
-        partitions_def=chapter.versions,
-        group_name=spec.name,
-        kinds={"bentoml"},
-        code_version=spec.serving.digest(),
-    )
-    def load_test(
-        context: dg.AssetExecutionContext,
-        home: dg.ResourceParam[Home],
-        deployments: dg.ResourceParam[Deployments],
-        client: dg.ResourceParam[Client],
-        traffic: dg.ResourceParam[Traffic],
-    ) -> dg.MaterializeResult:
-        """The built bento, served from an environment of its own: its answers first, then load.
-
-        It is asked the same rows as the ONNX file. Then Poisson arrivals at the expected peak and at twice
-        that: real rows, one a request, never a constant one; latency counts from the intended start of each
-        request. A stage in which the generator fell behind is void and measured again, twice at most.
-        All samples are kept. A bento that answers wrongly is put under no load.
-        """
-        version = context.partition_key
-        source = chapter.of_version(home, "bento", version)
-        bento, manifest = json.loads((source / BENTO_FILE).read_text()), Manifest.load(source)
-        with replacing_folder(chapter.of_version(home, "load_test", version)) as folder:
-            with deployments.stage(f"{spec.name}.v{version}", bento["tag"]) as url:
-                answers = _compare(chapter, home, manifest, bento, partial(client.predict, url)).save(folder)
-                if answers.passed:
-                    load = _load(
-                        chapter, home, manifest, bento, partial(traffic.run, f"{url}/predict"), folder
-                    )
-                else:
-                    load = Verdict("within_slo", "inconclusive", bento["tag"], (UNTRIED,))
-            load.save(folder)
-        return dg.MaterializeResult(
-            metadata={"answers": answers.why, "load": load.why, **plain(load.numbers)},
-            data_version=dg.DataVersion(bento["tag"]),
-        )
-
-    return load_test
-
-
-def _compare(chapter: Chapter, home: Home, manifest: Manifest, bento: Mapping, ask: Ask) -> Verdict:
-    """Whether the service answers held-out rows like the ONNX file it was built from."""
-    spec = chapter.spec
-    rows = sample(read_rows(home.data(spec.data.holdout), "holdout"), SMOKE_ROWS)
-    engine = Engine(
-        Path(bento["model"]), manifest.contract, spec.serving.threads, PROVIDERS[spec.serving.device]
-    )
-    contract, tokenizer = manifest.contract, tokenizer_of(manifest.contract, Path(bento["model"]).parent)
-    expected = engine.run(to_tensors(contract, rows, "holdout", tokenizer))
-    tolerance, records = max(spec.gate.parity, spec.gate.max_batch_shift), to_records(contract, rows)
-    most = manifest.plan.max_request_rows
-    return judge_answers(ask, records, expected, contract, tolerance, bento["tag"], most)
-
-
-def _load(
-    chapter: Chapter,
-    home: Home,
-    manifest: Manifest,
-    bento: Mapping,
-    send: Callable[..., LoadResult],
-    folder: Path,
-) -> Verdict:
-    """Put the service under load and judge it. `folder` keeps the figures and all samples."""
-    serving = chapter.spec.serving
-    rows = sample(read_rows(home.data(chapter.spec.data.reference), "reference"), LOAD_ROWS)
-    bodies = [orjson.dumps({"rows": [row]}) for row in to_records(manifest.contract, rows)]
-    peak = serving.expected_peak_rps
-    stages = [("peak", peak, serving.load_seconds), ("2x peak", 2 * peak, serving.load_seconds)]
-    send(bodies, [("warm-up", peak, WARM_UP_SECONDS)], seed=1)
-    runs, offered = _measured(partial(send, bodies), stages, serving.p99_ms)
-    pq.write_table(pa.concat_tables(run.samples for run in runs), folder / "samples.parquet")
-    measured = [stage for run in runs for stage in run.stages]
-    limits = {"p99_limit_ms": serving.p99_ms, "max_error_rate": serving.max_error_rate}
-    figures = [asdict(stage) for stage in measured]
-    load = {**limits, "offered_seconds": WARM_UP_SECONDS + offered, "stages": figures}
-    (folder / "load.json").write_text(json.dumps(load, indent=2))
-    return judge_load(measured, subject=bento["tag"], **limits)
-
-
-def _measured(
-    send: Callable[..., LoadResult], stages: list[tuple[str, float, float]], p99_ms: float
-) -> tuple[list[LoadResult], float]:
-    """Each stage's first run that is not void, else its last, and how many seconds load was offered."""
-    kept, offered = [], 0.0
-    for number, stage in enumerate(stages):
-        for _ in range(ATTEMPTS):
-            result = send([stage], seed=number)
-            offered += stage[2]
-            if fell_behind(result.stages, p99_ms) is None:
-                break
-        kept.append(result)
-    return kept, offered

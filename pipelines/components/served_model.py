@@ -8,6 +8,7 @@ from dagster._utils.pydantic_yaml import enrich_validation_errors_with_source_po
 from pydantic import BaseModel
 
 from pipelines.assets.common import Chapter
+from pipelines.assets.load import load
 from pipelines.assets.monitor import monitor
 from pipelines.assets.optimize import optimize
 from pipelines.assets.package import package
@@ -43,7 +44,7 @@ class ServedModel(ModelSpec, dg.Component, dg.Resolvable):
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         metric_of(self.gate.metric, self.gate.threshold)  # a function that isn't there is found out here
         chapter = Chapter(self)
-        release = [*optimize(chapter), *package(chapter), *rollout(chapter)]
+        release = [*optimize(chapter), *package(chapter), *load(chapter), *rollout(chapter)]
         released = dg.AssetSelection.assets(*_keys(release), chapter.key("release_report"))
         release_job = dg.define_asset_job(f"{self.name}_release", released, tags=ONE_AT_A_TIME)
         watching = [*score(chapter, self.scoring), *monitor(chapter, self.scoring)] if self.scoring else []

@@ -20,7 +20,7 @@ GATES = {
         "contract_compatible_with_production",
         "fairness_within_limits",
     ),
-    "load_test": ("answers_like_onnx", "within_slo"),
+    "load_test": ("answers_like_onnx", "within_slo", "overload_is_bounded", "no_leak"),
 }
 """The gates of each asset that a release must have passed."""
 

@@ -1,28 +1,97 @@
-"""What a load test measured and whether it is good enough. Percentiles are exact, from every raw sample.
+"""What is offered in a load test and what came of it. Percentiles are exact, from every raw sample.
 
 A latency counts from the moment the request was meant to be sent. A generator that waits for slow answers
-before it sends on would otherwise hide the very stalls it should find.
+before it sends on would otherwise hide the very stalls it should find ("coordinated omission", Tene, "How
+NOT to Measure Latency", 2013).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from pipelines.core.errors import LoadTestInvalid
-from pipelines.core.verdict import Verdict, judge
+Arrivals = Literal["poisson", "constant"]
 
+REFUSED = (429, 503)
+"""The statuses of a service that says no rather than too late."""
 MAX_LAG_SHARE = 0.5
 """Where the generator's own lag (p99) is a larger share of the p99 limit than this, the run says nothing."""
 BLAMELESS_LAG_SHARE = 0.1
 """Up to this share, a p99 above the limit is the service's fault. In between only a pass stands: as latency
 counts from the intended time, lag makes the service look slower, never faster."""
+LONGEST_MS, DIGITS = 3_600_000, 3
+"""Of histograms: an hour, and three significant digits."""
+Z95 = 1.959964
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One stage of load: requests at a mean rate, or at one that grows evenly to `to_rps`."""
+
+    name: str
+    rate_rps: float
+    seconds: float
+    to_rps: float | None = None
+    arrivals: Arrivals = "poisson"
+
+    @property
+    def mean_rps(self) -> float:
+        return self.rate_rps if self.to_rps is None else (self.rate_rps + self.to_rps) / 2
+
+    def times(self, seed: int) -> np.ndarray:
+        """When to send, in ascending seconds from the start: the same for a seed, never empty.
+
+        A Poisson process whose rate changes is one of rate 1 whose time runs as the expected number of
+        requests grows (Çinlar, "Introduction to Stochastic Processes", 1975); a constant one is one request
+        whenever that number is whole.
+        """
+        expected = self.mean_rps * self.seconds
+        if self.arrivals == "constant":
+            counts = np.arange(max(1, round(expected)), dtype=float)
+        else:
+            rng = np.random.default_rng(seed)
+            counts = np.cumsum(rng.exponential(size=int(expected + 10 * np.sqrt(expected)) + 20))
+            counts = counts[: max(1, int(np.searchsorted(counts, expected)))]
+        return self._when(np.minimum(counts, expected))
+
+    def _when(self, counts: np.ndarray) -> np.ndarray:
+        """The seconds by which so many requests are expected."""
+        slope = 0.0 if self.to_rps is None else (self.to_rps - self.rate_rps) / self.seconds
+        if not slope:
+            return counts / self.rate_rps
+        return (np.sqrt(self.rate_rps**2 + 2 * slope * counts) - self.rate_rps) / slope
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The raw samples of one stage, one entry a request; times are seconds since the stage began. `status`
+    is that of HTTP, whatever the wire; 0 where there was no answer."""
+
+    intended_s: np.ndarray
+    sent_s: np.ndarray
+    latency_ms: np.ndarray
+    status: np.ndarray
+
+    @property
+    def ok(self) -> np.ndarray:
+        """Which requests were answered."""
+        return (self.status >= 200) & (self.status < 300)
+
+    @property
+    def refused(self) -> np.ndarray:
+        """Which were told to come back later."""
+        return np.isin(self.status, REFUSED)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of constant mean rate. Latencies are of the answered requests (status 2xx); only where none
-    was answered, of the failed ones. `requests` is less than `planned` when the service was gone."""
+    """The figures of one stage. Latencies are of the answered requests; only where none was answered, of all.
+    `requests` is less than `planned` when the service was gone.
+
+    p99_low_ms, p99_high_ms   the 95 % interval of the p99
+    refused, refused_p99_ms   requests told to come back later, which are errors too, and how fast that was
+    lag_p99_ms, cpu_us        of the generator: how late it sent, and the CPU time of one request
+    """
 
     name: str
     rate_rps: float
@@ -30,11 +99,16 @@ class Stage:
     planned: int
     requests: int
     errors: int
+    refused: int
     p50_ms: float
     p99_ms: float
+    p99_low_ms: float
+    p99_high_ms: float
     max_ms: float
+    refused_p99_ms: float
     throughput_rps: float
     lag_p99_ms: float
+    cpu_us: float = 0.0
 
     @property
     def error_rate(self) -> float:
@@ -42,42 +116,29 @@ class Stage:
         return 1 - (self.requests - self.errors) / self.planned
 
 
-@dataclass(frozen=True)
-class Samples:
-    """The raw samples of one stage, one entry a request; times are seconds since the stage began."""
-
-    intended_s: np.ndarray
-    sent_s: np.ndarray
-    latency_ms: np.ndarray
-    status: np.ndarray
-
-
-def arrivals(rate_rps: float, seconds: float, seed: int) -> np.ndarray:
-    """When to send, in seconds from the start: a Poisson process, the same for a seed, never empty."""
-    rng = np.random.default_rng(seed)
-    gaps = rng.exponential(1 / rate_rps, size=int(2 * rate_rps * seconds) + 100)
-    times = np.cumsum(gaps)
-    return times[: max(1, int(np.searchsorted(times, seconds)))]
-
-
-def summarise(name: str, rate_rps: float, seconds: float, planned: int, samples: Samples) -> Stage:
-    """The figures of one stage."""
-    ok = (samples.status >= 200) & (samples.status < 300)
-    latency = samples.latency_ms[ok] if ok.any() else samples.latency_ms
-    lag_ms = (samples.sent_s - samples.intended_s) * 1000
+def summarise(offer: Offer, planned: int, samples: Samples, cpu_seconds: float = 0.0) -> Stage:
+    """The figures of one stage; `cpu_seconds` were the generator's."""
+    ok, refused = samples.ok, samples.refused
+    latency = np.sort(samples.latency_ms[ok] if ok.any() else samples.latency_ms)
+    low, high = quantile_interval(latency, 0.99)
     finished_s = float(np.max(samples.intended_s + samples.latency_ms / 1000, initial=0))
     return Stage(
-        name=name,
-        rate_rps=rate_rps,
-        seconds=seconds,
+        name=offer.name,
+        rate_rps=offer.mean_rps,
+        seconds=offer.seconds,
         planned=planned,
         requests=len(ok),
         errors=int((~ok).sum()),
+        refused=int(refused.sum()),
         p50_ms=percentile(latency, 50),
         p99_ms=percentile(latency, 99),
+        p99_low_ms=low,
+        p99_high_ms=high,
         max_ms=percentile(latency, 100),
+        refused_p99_ms=percentile(samples.latency_ms[refused], 99),
         throughput_rps=float(ok.sum()) / finished_s if finished_s else 0.0,
-        lag_p99_ms=percentile(lag_ms, 99),
+        lag_p99_ms=percentile((samples.sent_s - samples.intended_s) * 1000, 99),
+        cpu_us=cpu_seconds * 1e6 / len(ok) if len(ok) else 0.0,
     )
 
 
@@ -86,42 +147,36 @@ def percentile(values: np.ndarray, percent: float) -> float:
     return float(np.percentile(values, percent, method="inverted_cdf")) if len(values) else 0.0
 
 
-def judge_load(stages: Sequence[Stage], p99_limit_ms: float, max_error_rate: float, subject: str) -> Verdict:
-    """Whether every stage kept the promise. Raises LoadTestInvalid when the generator fell behind."""
-    if void := fell_behind(stages, p99_limit_ms):
-        raise LoadTestInvalid(void)
-    failures = [reason for stage in stages for reason in _failures(stage, p99_limit_ms, max_error_rate)]
-    worst = max(stages, key=lambda stage: stage.p99_ms)
-    failed, sent = (sum(getattr(stage, count) for stage in stages) for count in ("errors", "requests"))
-    praise = (
-        f"p99 {worst.p99_ms:.1f} ms at {worst.rate_rps:g}/s ({worst.name}), limit {p99_limit_ms:g} ms; "
-        f"{failed} of {sent} requests failed"
-    )
-    numbers = {f"p99_ms {stage.name}": stage.p99_ms for stage in stages}
-    numbers |= {f"error_rate {stage.name}": stage.error_rate for stage in stages}
-    return judge("within_slo", subject, failures, praise, **numbers)
+def quantile_interval(ascending: np.ndarray, share: float) -> tuple[float, float]:
+    """The 95 % interval of a quantile from sorted values, whatever their distribution: the order statistics
+    whose ranks the binomial allows (Conover, "Practical Nonparametric Statistics", 1999, section 3.2), by its
+    normal approximation. The high end is infinite where there are too few values to have one."""
+    count = len(ascending)
+    if not count:
+        return 0.0, 0.0
+    spread = Z95 * np.sqrt(count * share * (1 - share))
+    low, high = int(np.floor(count * share - spread)), int(np.ceil(count * share + spread))
+    return float(ascending[max(0, low - 1)]), float(ascending[high - 1]) if high <= count else float("inf")
 
 
-def fell_behind(stages: Sequence[Stage], p99_limit_ms: float) -> str | None:
+def fell_behind(stage: Stage, p99_limit_ms: float) -> str | None:
     """Why the run says nothing about the service, or None when its figures stand."""
-    for stage in stages:
-        share = BLAMELESS_LAG_SHARE if stage.p99_ms > p99_limit_ms else MAX_LAG_SHARE
-        if stage.lag_p99_ms > share * p99_limit_ms:
-            return (
-                f"at {stage.rate_rps:g}/s the generator itself was {stage.lag_p99_ms:.1f} ms late (p99), too "
-                f"much to judge a limit of {p99_limit_ms:g} ms"
-            )
-    return None
+    share = BLAMELESS_LAG_SHARE if stage.p99_ms > p99_limit_ms else MAX_LAG_SHARE
+    if stage.lag_p99_ms <= share * p99_limit_ms:
+        return None
+    return (
+        f"at {stage.rate_rps:g}/s the generator itself was {stage.lag_p99_ms:.1f} ms late (p99), too much to "
+        f"judge a limit of {p99_limit_ms:g} ms"
+    )
 
 
-def _failures(stage: Stage, p99_limit_ms: float, max_error_rate: float) -> list[str]:
-    at, failures = f"at {stage.rate_rps:g}/s ({stage.name})", []
-    if stage.p99_ms > p99_limit_ms:
-        failures.append(f"p99 is {stage.p99_ms:.1f} ms {at}, the limit {p99_limit_ms:g} ms")
-    if stage.error_rate > max_error_rate:
-        lost = stage.planned - stage.requests
-        failures.append(
-            f"{stage.errors + lost} of {stage.planned} requests failed {at} ({stage.error_rate:.2%}), "
-            f"the limit is {max_error_rate:.2%}" + (f"; {lost} could not be sent" if lost else "")
-        )
-    return failures
+def histogram(samples: Samples) -> bytes:
+    """The answered requests' latencies in µs as an HdrHistogram, in its compressed, portable form (version 2,
+    base64), which its tools in any language can read, add up and plot."""
+    from hdrh.histogram import HdrHistogram
+
+    counts = HdrHistogram(1, LONGEST_MS * 1000, DIGITS)
+    micros, repeats = np.unique((samples.latency_ms[samples.ok] * 1000).round(), return_counts=True)
+    for value, repeat in zip(micros, repeats, strict=True):
+        counts.record_value(max(1, int(value)), int(repeat))
+    return counts.encode()

@@ -7,16 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
 from bentos.contract import Contract, Field
-from bentos.manifest import Cost, Manifest, Plan, Slo
+from bentos.manifest import Manifest, Plan, Slo
 from pipelines.core.contracts import refuse_default
 from pipelines.core.rows import digest_of
 from pipelines.core.spec import ServingSpec
-from pipelines.core.speed import Speed
 from pipelines.core.verdict import Verdict, judge
 
 Ask = Callable[[Sequence[Mapping]], list[dict]]
@@ -24,6 +22,9 @@ Ask = Callable[[Sequence[Mapping]], list[dict]]
 
 REQUEST_ROWS = (1, 7, 64)
 """Rows of the requests that the built bento is asked, in turn."""
+
+DERIVED = ("workers", "threads", "replicas", "max_batch_size", "max_queue_rows", "max_latency_ms")
+"""What the settings may leave to be derived from what was measured."""
 
 SHORTEST_BUCKET = 8
 """Rows of up to this length share a bucket: below it the length hardly matters."""
@@ -42,34 +43,44 @@ def make_manifest(
     rung: str,
     model_sha256: str,
     contract: Contract,
-    serving: ServingSpec,
+    plan: Plan,
+    slo: Slo,
     source: str,
     provenance: Mapping[str, str],
     files: Mapping[str, str] = MappingProxyType({}),
-    longest: int = 0,
-    speeds: Mapping[int, Speed] = MappingProxyType({}),
 ) -> Manifest:
-    """The manifest. `files` are the digests of what is packed beside the model, `longest` is the longest row
-    of the reference along dimensions of any length, `speeds` are those of the rung.
+    """The manifest. `files` are the digests of what is packed beside the model.
 
-    The release id changes with all that is packed but `speeds` and `provenance`: noise in a measurement makes
-    no other release.
+    The release id changes with all that is packed but the plan's costs and `provenance`: noise in a
+    measurement makes no other release.
     """
-    plan, slo = make_plan(serving, contract, longest), Slo(**_alike(serving, Slo))
-    refuse_default(contract, serving.default_answer)
-    parts = json.dumps([contract.to_dict(), asdict(plan), asdict(slo), dict(files)], sort_keys=True)
-    release_id = f"v{version}-{digest_of(name, version, model_sha256, parts, source)[:10]}"
-    measured = replace(plan, costs=costs_of(speeds))
+    refuse_default(contract, plan.default_answer)
+    parts = json.dumps([contract.to_dict(), asdict(slo), dict(files)], sort_keys=True)
+    release_id = f"v{version}-{digest_of(name, version, model_sha256, parts, plan_digest(plan), source)[:10]}"
     return Manifest(
-        name, version, release_id, rung, model_sha256, contract, measured, slo, dict(files), dict(provenance)
+        name, version, release_id, rung, model_sha256, contract, plan, slo, dict(files), dict(provenance)
     )
 
 
-def make_plan(serving: ServingSpec, contract: Contract, longest: int) -> Plan:
-    """What the settings say of admission and batching; costs are left to what was measured."""
+def plan_digest(plan: Plan) -> str:
+    """Changes with the plan, but not with what was measured."""
+    return digest_of(json.dumps(asdict(replace(plan, costs=())), sort_keys=True))
+
+
+def wished_plan(serving: ServingSpec, contract: Contract, longest: int) -> tuple[Plan, frozenset[str]]:
+    """The plan as far as the settings say it, and the names among DERIVED that they fix; what they leave open
+    has the plan's defaults. `longest` is the longest row of the reference along dimensions of any length."""
+    said = serving.model_dump(include={field.name for field in fields(Plan)})
     lengths = length_buckets(longest, contract) if serving.lengths is None else serving.lengths
+    given = {name: value for name, value in said.items() if value is not None or name not in DERIVED}
     most_bytes = round(serving.max_body_megabytes * 2**20)
-    return Plan.from_dict({**_alike(serving, Plan), "lengths": lengths, "max_body_bytes": most_bytes})
+    plan = Plan.from_dict({**given, "lengths": lengths, "max_body_bytes": most_bytes})
+    return plan, frozenset(DERIVED) & given.keys()
+
+
+def slo_of(serving: ServingSpec) -> Slo:
+    """What the settings promise."""
+    return Slo(**serving.model_dump(include={field.name for field in fields(Slo)}))
 
 
 def length_buckets(longest: int, contract: Contract) -> tuple[int, ...]:
@@ -82,16 +93,6 @@ def length_buckets(longest: int, contract: Contract) -> tuple[int, ...]:
     enough = max(SHORTEST_BUCKET, 2 ** (longest - 1).bit_length())
     powers = (2**n for n in range(SHORTEST_BUCKET.bit_length() - 1, enough.bit_length()))
     return tuple(sorted({int(min(power, most)) for power in powers}))
-
-
-def costs_of(speeds: Mapping[int, Speed]) -> tuple[Cost, ...]:
-    """What batches of the timed sizes take, in ms."""
-    return tuple((rows, speed.length, speed.latency_us / 1000) for rows, speed in sorted(speeds.items()))
-
-
-def _alike(serving: ServingSpec, kind: type[Plan] | type[Slo]) -> dict[str, Any]:
-    """The settings that the manifest has by the same name."""
-    return serving.model_dump(include={field.name for field in fields(kind)})
 
 
 def judge_answers(

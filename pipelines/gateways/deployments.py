@@ -8,11 +8,13 @@ import http.client
 import random
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
+from pipelines.core.capacity.readings import Usage
 from pipelines.core.errors import NothingInProduction, ServiceFailed, SettingsInvalid
 from pipelines.gateways.bento_store import BentoStore
 from pipelines.gateways.envoy import Router, Target
@@ -45,6 +47,15 @@ class Release:
         return f"{self.model}-{self.release_id}"
 
 
+@dataclass(frozen=True)
+class Staged:
+    """A service apart from production: its base URL, and what its processes use. That raises ServiceFailed
+    once they are gone."""
+
+    url: str
+    usage: Callable[[], Usage]
+
+
 @dataclass
 class Deployments:
     """Services of releases.
@@ -61,15 +72,15 @@ class Deployments:
     drain_seconds: float = 60
 
     @contextmanager
-    def stage(self, name: str, tag: str) -> Iterator[str]:
-        """Serve a bento apart from production, without a prediction log, while the block runs. Yields the URL
-        of the ready service. Raises ServiceFailed."""
+    def stage(self, name: str, tag: str) -> Iterator[Staged]:
+        """Serve a bento apart from production, without a prediction log, while the block runs. Yields the
+        ready service. Raises ServiceFailed."""
         process = f"{name}.stage"
         with ExitStack() as undo:
             undo.callback(self.processes.stop, process)
             port = self._start(process, tag, logged=False)
             self._wait_until_ready(process, port)
-            yield f"http://127.0.0.1:{port}"
+            yield Staged(f"http://127.0.0.1:{port}", partial(self.processes.usage, process))
 
     def take_over(self, release: Release, action: Action = "deployed") -> None:
         """Put the release into production. If anything fails, all is as it was before. A release that serves

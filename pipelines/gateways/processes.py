@@ -24,6 +24,7 @@ from pathlib import Path
 
 import psutil
 
+from pipelines.core.capacity.readings import Usage
 from pipelines.core.errors import ServiceFailed
 from pipelines.core.home import Home
 from pipelines.gateways.tables import replacing
@@ -86,6 +87,10 @@ class Processes(ABC):
         """The state of each process, e.g. {"envoy": "RUNNING"}; empty when no supervisor runs."""
 
     @abstractmethod
+    def usage(self, name: str) -> Usage:
+        """What `name` and all processes below it use. Raises ServiceFailed where it does not run."""
+
+    @abstractmethod
     def log(self, name: str) -> Path:
         """Where the output of `name` goes."""
 
@@ -124,6 +129,15 @@ class Supervisor(Processes):
             return {process["name"]: process["statename"] for process in self._call("getAllProcessInfo")}
         except (OSError, http.client.HTTPException, xmlrpc.client.Fault):  # none there, or shutting down
             return {}
+
+    def usage(self, name: str) -> Usage:
+        try:
+            pid = self._call("getProcessInfo", name)["pid"]
+        except (OSError, http.client.HTTPException, xmlrpc.client.Fault):
+            pid = 0
+        if not pid:
+            raise ServiceFailed(name, "does not run", self.log(name))
+        return tree_usage(pid)
 
     def log(self, name: str) -> Path:
         return self.folder / "logs" / f"{name}.log"
@@ -236,6 +250,20 @@ class Supervisor(Processes):
         with (self.folder / "supervisor.lock").open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
+
+
+def tree_usage(pid: int) -> Usage:
+    """What a process and all below it use. One that ends meanwhile does not count."""
+    cpu_seconds, memory_bytes, descriptors = 0.0, 0, 0
+    with suppress(psutil.NoSuchProcess):
+        top = psutil.Process(pid)
+        for process in [top, *top.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                cpu_seconds += times.user + times.system
+                memory_bytes += process.memory_info().rss
+                descriptors += process.num_fds()
+    return Usage(cpu_seconds, memory_bytes, descriptors)
 
 
 def _wait_until_gone(pid: int) -> None:

@@ -182,8 +182,8 @@ def test_the_request_that_is_printed_can_be_pasted(life):
 
 def test_what_the_service_plans_by_comes_from_the_release(life):
     plan, contract = life.manifest.plan, life.manifest.contract
-    longest = 3 if life.kind is MIXED else 8 if life.kind in (SEQUENCES, TEXTS) else 0
-    assert [rows for rows, length, ms in plan.costs if length == longest and ms > 0] == [1, 8]
+    longest = 8 if life.kind in (MIXED, SEQUENCES, TEXTS) else 0
+    assert [rows for rows, length, ms in plan.costs if length == longest and ms > 0] == [1, 2, 4, 8]
     assert plan.lengths == ((8,) if longest else ())
     assert (contract.text is not None) == (life.kind is TEXTS)
     axes = {field.axes for field in contract.inputs if len(field.shape) > 1}

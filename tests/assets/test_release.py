@@ -19,7 +19,16 @@ from tests.fakes.envoy import FakeRouter
 from tests.fakes.processes import FakeProcesses
 from tests.fakes.traffic import FakeTraffic
 
-PATH = ["registered_model", "onnx_model", "fp32", "release_model", "bento", "load_test", "deployment"]
+PATH = [
+    "registered_model",
+    "onnx_model",
+    "fp32",
+    "release_model",
+    "serving_plan",
+    "bento",
+    "load_test",
+    "deployment",
+]
 WORSE = tuple(-weight for weight in TRUTH)
 
 
@@ -37,15 +46,18 @@ def test_a_version_that_passes_everything_serves(world):
         "accuracy_non_inferior_to_production": True,
         "contract_compatible_with_production": True,
         "fairness_within_limits": True,
+        "plan_keeps_promise": True,
         "answers_like_onnx": True,
         "within_slo": True,
+        "overload_is_bounded": True,
+        "no_leak": True,
         "healthy": True,
     }
     assert world.serving == "1"
     entry = world.ledger.production("tiny")
     assert entry.evidence["model_sha256"] == sha256(world.home.root / entry.artifact / MODEL_FILE)
-    assert entry.evidence.keys() >= outcome.checks.keys() - {"healthy"}
-    assert [name for name, _ in world.notebooks.runs] == ["accuracy_review", "release_review"]
+    assert entry.evidence.keys() >= outcome.checks.keys() - {"healthy", "plan_keeps_promise"}
+    assert [name for name, _ in world.notebooks.runs] == ["accuracy_review", "load_review", "release_review"]
     assert world.left_behind() == []
 
 
@@ -68,7 +80,7 @@ def test_a_worse_version_stops_at_its_gate_and_no_way_leads_around_it(world):
     assert not outcome.checks["accuracy_non_inferior_to_production"].passed
     assert "auc against version 1, more than 0.005" in outcome.says("accuracy_non_inferior_to_production")
     assert world.serving == "1" and world.left_behind() == []
-    assert world.run("tiny_release", "2", "bento", "load_test").success
+    assert world.run("tiny_release", "2", "serving_plan", "bento", "load_test").success
     failure = world.run("tiny_release", "2", "deployment").failure
     assert "the gate accuracy_non_inferior_to_production says fail: loses 0." in failure
     assert world.serving == "1"
@@ -285,6 +297,9 @@ class DyingClient(Client):
     """Stands for a service that dies while it is asked."""
 
     def predict(self, url, rows):
+        raise ServiceFailed("tiny.stage", "does not answer")
+
+    def metrics(self, url):
         raise ServiceFailed("tiny.stage", "does not answer")
 
 

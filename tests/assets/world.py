@@ -48,7 +48,7 @@ SETTINGS = {
         "key": "id",
     },
     "gate": {"rungs": ["fp32"], "batch_sizes": [8], "min_rows": 200},
-    "serving": {"path": "/tiny", "max_batch_size": 8, "expected_peak_rps": 50, "load_seconds": 2},
+    "serving": {"path": "/tiny", "max_batch_size": 8, "expected_peak_rps": 50, "load_seconds": 2, "cores": 1},
     "scoring": {
         "input": "data/scoring/{month}.parquet",
         "labels": "data/labels/{month}.parquet",

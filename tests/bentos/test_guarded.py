@@ -208,6 +208,13 @@ def turns(milliseconds: float, value: float = 1.0, **headers: str) -> bytes:
 
 
 @pytest.mark.e2e
+def test_a_request_of_many_rows_has_the_time_that_they_take(busy: Served):
+    row = {"turns": 1, "value": 1.0}
+    assert predict(busy, [row]).status_code == 200
+    assert predict(busy, [row] * 40).status_code == 200  # ten runs, which are taken to last 200 ms
+
+
+@pytest.mark.e2e
 def test_overload_is_refused_with_a_time_to_come_back(busy: Served):
     def ask(client: int) -> list[Answer]:
         with Line(busy) as line:

@@ -8,9 +8,17 @@ import pytest
 
 from bentos.contract import Contract, Field, Text
 from bentos.manifest import Manifest, Plan, Slo
-from pipelines.core.packing import REQUEST_ROWS, judge_answers, length_buckets, make_manifest, source_digest
+from pipelines.core.packing import (
+    DERIVED,
+    REQUEST_ROWS,
+    judge_answers,
+    length_buckets,
+    make_manifest,
+    slo_of,
+    source_digest,
+    wished_plan,
+)
 from pipelines.core.spec import ServingSpec
-from pipelines.core.speed import Speed
 from tests.bentos.tiny import CONTRACT
 
 PARTS = {
@@ -19,7 +27,8 @@ PARTS = {
     "rung": "fp32",
     "model_sha256": "a" * 64,
     "contract": CONTRACT,
-    "serving": ServingSpec(),
+    "plan": Plan(),
+    "slo": Slo(),
     "source": "0123",
     "provenance": {"mlflow_model_id": "m-1"},
 }
@@ -32,13 +41,12 @@ PARTS = {
         {"version": "4"},
         {"model_sha256": "b" * 64},
         {"contract": replace(CONTRACT, outputs=CONTRACT.inputs[:1])},
-        {"serving": ServingSpec(max_batch_size=8)},
-        {"serving": ServingSpec(threads=2)},
-        {"serving": ServingSpec(fallback="default", default_answer={"probability": 0.5})},
-        {"serving": ServingSpec(p99_ms=5)},
+        {"plan": Plan(max_batch_size=8)},
+        {"plan": Plan(lengths=(8, 16))},
+        {"plan": Plan(fallback="default", default_answer={"probability": 0.5})},
+        {"slo": Slo(p99_ms=5)},
         {"source": "4567"},
         {"files": {"tokenizer.json": "c" * 64}},
-        {"longest": 9},
     ],
     ids=str,
 )
@@ -48,16 +56,15 @@ def test_the_release_id_changes_with_each_part(change):
     assert before.release_id.startswith("v3-") and before == make_manifest(**PARTS)
 
 
-def test_what_does_not_ship_does_not_change_the_release_id():
-    other = make_manifest(**{**PARTS, "serving": ServingSpec(load_seconds=5), "provenance": {}})
+def test_where_it_came_from_does_not_change_the_release_id():
+    other = make_manifest(**{**PARTS, "provenance": {}})
     assert other.release_id == make_manifest(**PARTS).release_id
 
 
 def test_what_was_measured_ships_and_makes_no_other_release():
-    speeds = {64: Speed(900.0, 1, 1, 1, length=16), 1: Speed(50.0, 1, 1, 1, length=16)}
-    timed, untimed = make_manifest(**PARTS, speeds=speeds), make_manifest(**PARTS)
-    assert timed.plan.costs == ((1, 16, 0.05), (64, 16, 0.9)) and untimed.plan.costs == ()
-    assert timed.release_id == untimed.release_id
+    timed = make_manifest(**{**PARTS, "plan": Plan(costs=((1, 16, 0.05), (64, 16, 0.9)))})
+    assert timed.plan.costs == ((1, 16, 0.05), (64, 16, 0.9))
+    assert timed.release_id == make_manifest(**PARTS).release_id
 
 
 def test_every_setting_of_the_service_is_in_its_manifest(tmp_path):
@@ -68,8 +75,10 @@ def test_every_setting_of_the_service_is_in_its_manifest(tmp_path):
         "breaker_failures": 7, "breaker_seconds": 8.0, "capture_share": 0.9, "drain_seconds": 10.0,
     }  # fmt: skip
     promise = {"p99_ms": 11.0, "max_error_rate": 0.12, "expected_peak_rps": 13.0}
-    manifest = make_manifest(**{**PARTS, "serving": ServingSpec(**settings, **promise)})
-    manifest.save(tmp_path)
+    serving = ServingSpec(**settings, **promise)
+    wished, fixed = wished_plan(serving, CONTRACT, longest=0)
+    assert fixed == set(DERIVED)
+    make_manifest(**{**PARTS, "plan": wished, "slo": slo_of(serving)}).save(tmp_path)
     plan, slo = asdict(Manifest.load(tmp_path).plan), asdict(Manifest.load(tmp_path).slo)
     told = {**settings, "padded_batch_sizes": (2, 8), "lengths": (3, 5), "max_body_bytes": 2**19}
     told |= {"costs": (), "default_answer": None}
@@ -77,8 +86,11 @@ def test_every_setting_of_the_service_is_in_its_manifest(tmp_path):
     assert slo == promise
 
 
-def test_the_defaults_of_the_settings_are_those_of_the_plan():
-    assert make_manifest(**PARTS).plan == Plan() and make_manifest(**PARTS).slo == Slo()
+def test_what_the_settings_leave_open_is_free():
+    wished, fixed = wished_plan(ServingSpec(threads=2), CONTRACT, longest=0)
+    assert (wished, fixed) == (Plan(threads=2), {"threads"})
+    assert wished_plan(ServingSpec(), CONTRACT, longest=0) == (Plan(), frozenset())
+    assert slo_of(ServingSpec()) == Slo()
 
 
 IDS = Field("ids", "int64", (-1, -1))

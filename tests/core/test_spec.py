@@ -27,7 +27,10 @@ def test_defaults_are_enough():
         ({"serving": {"p99_ms": -1}}, "must be greater than 0, not -1"),
         ({"serving": {"max_queue_rows": 0}}, "must be greater than 0, not 0"),
         ({"serving": {"lengths": [32, 16]}}, "must ascend, e.g. [16, 32, 64], not [32, 16]"),
-        ({"serving": {"padded_batch_sizes": [1, 8]}}, "must end with max_batch_size, 64, not with 8"),
+        (
+            {"serving": {"padded_batch_sizes": [1, 8]}},
+            "must end with max_batch_size, which is not set, not with 8",
+        ),
         ({"serving": {"fallback": "default"}}, "needs default_answer, e.g. {probability: 0.5}"),
         ({"serving": {"default_answer": {"p": 1}}}, "default_answer is for fallback: default"),
         ({"serving": {"fallback": "cached"}}, "so set cache_seconds, e.g. 60"),

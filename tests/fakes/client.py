@@ -9,6 +9,7 @@ from bentos.contract import Contract
 from bentos.engines.engine import Engine
 from bentos.manifest import Manifest, verified_model
 from bentos.schema import columns, prediction_type, predictions, row_type
+from bentos.watching.metrics import Metrics
 from pipelines.core.texts import Tokenizes, tokenizer_of
 from pipelines.gateways.client import Client
 from tests.fakes.bento_store import FakeBentoStore
@@ -38,3 +39,7 @@ class FakeClient(Client):
             {name: values + self.error if self.error else values for name, values in outputs.items()}
         )
         return TypeAdapter(list[prediction_type(contract)]).validate_json(json.dumps(answers))
+
+    def metrics(self, url: str) -> str:
+        """What a service says that was never asked."""
+        return Metrics().render().decode()

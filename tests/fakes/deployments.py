@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from pipelines.gateways.deployments import Deployments, Release
+from pipelines.core.capacity.readings import Usage
+from pipelines.gateways.deployments import Deployments, Release, Staged
 from pipelines.gateways.ledger import Action, Ledger
 
 
@@ -18,9 +19,9 @@ class FakeDeployments(Deployments):
         self.routes: dict[str, str] = {}
 
     @contextmanager
-    def stage(self, name: str, tag: str) -> Iterator[str]:
+    def stage(self, name: str, tag: str) -> Iterator[Staged]:
         self.staged.append(tag)
-        yield f"fake://{tag}"
+        yield Staged(f"fake://{tag}", lambda: Usage(0.0, 0, 0))
 
     def take_over(self, release: Release, action: Action = "deployed") -> None:
         fields = {name: value for name, value in asdict(release).items() if name != "model"}

@@ -12,10 +12,13 @@ from pipelines.gateways.traffic import LoadResult, Progress, Traffic
 
 class FakeTraffic(Traffic):
     """Answers after `latency_ms`, of which `lag_ms` were the generator's; the first `failing` requests of
-    each stage get a 429. `runs` lists the (url, offers) that were asked for, `bodies` are the last run's."""
+    each stage get a 429. Beyond `most_rps` it falls behind, as every generator does somewhere. `runs` lists
+    the (url, offers) that were asked for, `bodies` are the last run's."""
 
-    def __init__(self, latency_ms: float = 2.0, lag_ms: float = 0.0, failing: int = 0) -> None:
-        self.latency_ms, self.lag_ms, self.failing = latency_ms, lag_ms, failing
+    def __init__(
+        self, latency_ms: float = 2.0, lag_ms: float = 0.0, failing: int = 0, most_rps: float = 800.0
+    ) -> None:
+        self.latency_ms, self.lag_ms, self.failing, self.most_rps = latency_ms, lag_ms, failing, most_rps
         self.runs: list[tuple[str, list[Offer]]] = []
         self.bodies: Sequence[bytes] = []
 
@@ -31,13 +34,15 @@ class FakeTraffic(Traffic):
         self.bodies = payloads.bodies
         result = LoadResult([], [])
         for number, offer in enumerate(offers):
-            samples = self._samples(offer.times(seed + number))
+            samples = self._samples(offer, seed + number)
             stage = summarise(offer, len(samples.status), samples)
             result.stages.append(stage)
             result.samples.append(samples)
             Meter(offer.name, offer.seconds, on_progress).end(stage, offer.seconds)
         return result
 
-    def _samples(self, times: np.ndarray) -> Samples:
+    def _samples(self, offer: Offer, seed: int) -> Samples:
+        times, lag_ms = offer.times(seed), self.lag_ms if offer.mean_rps <= self.most_rps else 1000.0
         status = np.where(np.arange(len(times)) < self.failing, 429, 200)
-        return Samples(times, times + self.lag_ms / 1000, np.full(len(times), self.latency_ms), status)
+        latency_ms = np.full(len(times), self.latency_ms + lag_ms - self.lag_ms)
+        return Samples(times, times + lag_ms / 1000, latency_ms, status)

@@ -62,10 +62,14 @@ def get(url: str) -> tuple[str | None, str]:
 
 
 def test_staged_service_is_ready_and_gone_afterwards(deployments):
-    with deployments.stage("churn", "churn:r1") as url:
-        assert get(f"{url}/predict") == ("r1", "/predict")
+    with deployments.stage("churn", "churn:r1") as staged:
+        assert get(f"{staged.url}/predict") == ("r1", "/predict")
         assert list(deployments.processes.states()) == ["churn.stage"]
+        used = staged.usage()
+        assert used.cpu_seconds > 0 and used.memory_bytes > 2**20 and used.descriptors > 3
     assert deployments.processes.states() == {}
+    with pytest.raises(ServiceFailed, match="does not run"):
+        staged.usage()
 
 
 def test_staged_service_is_gone_after_an_error_in_the_block(deployments):

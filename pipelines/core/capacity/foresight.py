@@ -78,12 +78,11 @@ class Foresight:
 
     def costs_for(self, plan: Plan) -> tuple[Cost, ...]:
         """What the service is told: slower where the plan keeps all cores busy, or shares a GPU."""
-        costs = self.profile.costs[plan.threads]
+        costs = tuple(cost for cost in self.profile.costs[plan.threads] if cost[0] <= plan.max_batch_size)
         if plan.device == "cuda":
             return slowed(costs, self._share(plan))
-        return slowed(
-            costs, self.profile.crowding[plan.threads] if cores_of(plan) >= self.profile.cores else 1
-        )
+        is_full = cores_of(plan) >= self.profile.cores
+        return slowed(costs, self.profile.crowding[plan.threads] if is_full else 1)
 
     def _told(self, plan: Plan, rate_rps: float, run: Run) -> Tried:
         samples, demand = run.samples, self.demand

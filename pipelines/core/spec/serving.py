@@ -1,4 +1,8 @@
-"""How a release is served and what is promised about it: the section `serving` of defs.yaml."""
+"""How a release is served and what is promised about it: the section `serving` of defs.yaml.
+
+How many processes, threads, rows in a batch and in the queue: where the settings do not say, it is derived
+from what was measured, so that the promise holds at twice the expected peak with the fewest cores.
+"""
 
 import re
 from typing import Any, Literal
@@ -33,24 +37,40 @@ class ServingSpec(Settings):
         default=0.001, description="The share of requests that may fail in the load test."
     )
     expected_peak_rps: float = Field(
-        default=50.0, description="Requests a second; the load test offers this and twice this."
+        default=50.0, description="Requests a second; the promise has to hold at twice as many."
     )
     load_seconds: float = Field(
-        default=10.0, description="Length of each stage of the load test, in seconds."
+        default=10.0,
+        description="Length of the load test's stage at twice the peak; others are half as long.",
+    )
+    soak_seconds: float = Field(
+        default=10.0,
+        description="How long the load test looks for leaks, at half of the service's limit.",
+    )
+    price_per_core_hour: float | None = Field(
+        default=None, description="What one core costs for an hour, in any currency, for the report."
     )
 
     # Where the model runs.
     device: Device = Field(
         default="cpu", description="Where the model runs; nothing falls back from cuda to the CPU in silence."
     )
-    threads: int = Field(default=1, description="Intra-op threads of an ONNX Runtime session.")
-    workers: int = Field(default=1, description="Processes of the service, each with its own queue.")
-    replicas: int = Field(
-        default=1, description="Sessions in a process, each with its own thread; they share the device."
+    cores: int | None = Field(
+        default=None, description="Cores that the plan may use at most; none: those of this machine."
+    )
+    threads: int | None = Field(
+        default=None, description="Intra-op threads of an ONNX Runtime session; none: derived."
+    )
+    workers: int | None = Field(
+        default=None, description="Processes of the service, each with its own queue; none: derived."
+    )
+    replicas: int | None = Field(
+        default=None,
+        description="Sessions in a process, each with its own thread; they share the device. None: derived.",
     )
 
     # Batching.
-    max_batch_size: int = Field(default=64, description="Rows in one model run.")
+    max_batch_size: int | None = Field(default=None, description="Rows in one model run; none: derived.")
     padded_batch_sizes: list[int] = Field(
         default=[],
         description="Batches are filled up to one of these sizes, for CUDA graphs; none: as they come.",
@@ -62,10 +82,10 @@ class ServingSpec(Settings):
     )
 
     # What is let in.
-    max_latency_ms: int = Field(
-        default=1000,
+    max_latency_ms: float | None = Field(
+        default=None,
         description="The deadline of a request that names none; a request that would be later is refused "
-        "429 at once.",
+        "429 at once. One of many rows has the time that they take on top. None: p99_ms, what was promised.",
     )
     max_queue_rows: int | None = Field(
         default=None,
@@ -108,9 +128,10 @@ class ServingSpec(Settings):
 
     _are_fractions = fractions("max_error_rate")
     _are_positive = positives(
-        "p99_ms", "expected_peak_rps", "load_seconds", "threads", "workers", "replicas", "max_batch_size",
-        "padded_batch_sizes", "lengths", "max_latency_ms", "max_queue_rows", "max_request_rows",
-        "max_body_megabytes", "cache_entries", "breaker_failures", "breaker_seconds",
+        "p99_ms", "expected_peak_rps", "load_seconds", "soak_seconds", "price_per_core_hour", "cores",
+        "threads", "workers", "replicas", "max_batch_size", "padded_batch_sizes", "lengths", "max_latency_ms",
+        "max_queue_rows", "max_request_rows", "max_body_megabytes", "cache_entries", "breaker_failures",
+        "breaker_seconds",
     )  # fmt: skip
 
     @field_validator("path")
@@ -151,8 +172,9 @@ class ServingSpec(Settings):
     @model_validator(mode="after")
     def _padded_sizes_hold_every_batch(self) -> "ServingSpec":
         if self.padded_batch_sizes and self.padded_batch_sizes[-1] != self.max_batch_size:
+            most = self.max_batch_size or "which is not set"
             raise ValueError(
-                f"padded_batch_sizes must end with max_batch_size, {self.max_batch_size}, "
+                f"padded_batch_sizes must end with max_batch_size, {most}, "
                 f"not with {self.padded_batch_sizes[-1]}"
             )
         return self

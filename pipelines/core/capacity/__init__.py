@@ -1,0 +1,1 @@
+"""What a release can carry: measured, foretold, proven."""
