@@ -237,8 +237,11 @@ def _trial(contestant: Contestant, runner: Runner) -> Trial:
 
 
 def _profile(profile: Profile, candidate: Contestant, runner: Runner) -> Profile:
-    """What was measured for the plan, with what an idle service adds."""
-    return calibrated(profile, candidate.manifest.plan, runner.samples[0])
+    """What was measured for the plan, with what the service adds where it is busy but not too busy: in the
+    soak; at half of the expected peak, where there was none."""
+    busy = next((at for at, step in enumerate(runner.steps) if step.kind == "soak"), 0)
+    step, samples = runner.steps[busy], runner.samples[busy]
+    return calibrated(profile, candidate.manifest.plan, samples, step.service.cpu_us)
 
 
 def _table(name: str, runner: Runner) -> pa.Table:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bentos.manifest import Cost
@@ -17,12 +17,12 @@ class Profile:
     subject     the SHA-256 of the file
     machine     the processor's name; `cores` are those that this process may use
     device      cpu or cuda
-    costs       ms of a batch, from rows of JSON to answers, by rows and length, by the threads of its session,
-                which had the machine alone
+    costs       ms of a batch, from rows of JSON to answers, by rows and length, by the threads of its
+                session, which had the machine alone
     crowding    how many times as long it takes beside others: on CPUs by the threads of such sessions, which
                 keep all cores busy, on a GPU by the number of sessions that share it
     lengths     of rows drawn from the reference, along dimensions of any length; empty where there are none
-    request_us  CPU time of the event loop for one request of one row, beside its batch: validation and answer
+    request_us  CPU time of the event loop for a request of one row, beside its batch: validation, answer
     extra_ms    what an idle service takes beyond all that, as ascending quantiles at even distances: sockets,
                 supervisors, the machine's hiccups. Empty until a load test has seen it
     spread      run times as multiples of the cost, as ascending quantiles at even distances; empty: always 1
@@ -38,10 +38,6 @@ class Profile:
     request_us: float = 0.0
     extra_ms: tuple[float, ...] = ()
     spread: tuple[float, ...] = ()
-
-    def seen(self, extra_ms: tuple[float, ...], request_us: float) -> "Profile":
-        """With what a load test has found."""
-        return replace(self, extra_ms=extra_ms, request_us=request_us)
 
     def save(self, folder: Path) -> None:
         (folder / PROFILE_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n")
