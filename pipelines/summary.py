@@ -119,9 +119,9 @@ def load_table(release: Path) -> Table:
     return table
 
 
-def load_seconds(release: Path) -> float:
-    """How long the load test offered load, warm-up and void runs included."""
-    return Load.load(release / "load_test").offered_seconds
+def starting_seconds(release: Path) -> float:
+    """How long the services of the load test took to start."""
+    return Load.load(release / "load_test").starting_seconds
 
 
 def scored_rows(home: Home, model: str, month: str) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ class Contestant:
     bento: Mapping
     staged: Staged
     requests: Payloads
+    starting_seconds: float
 
 
 def _load_test(chapter: Chapter) -> dg.AssetsDefinition:
@@ -148,12 +150,13 @@ def _staged(
     """The release of a version, served while `services` is open."""
     spec, source = chapter.spec, chapter.of_version(home, "bento", version)
     bento, manifest = json.loads((source / BENTO_FILE).read_text()), Manifest.load(source)
+    began = time.perf_counter()
     staged = services.enter_context(deployments.stage(f"{spec.name}.v{version}", bento["tag"]))
+    starting_seconds = time.perf_counter() - began
     rows = sample(read_rows(home.data(spec.data.reference), "reference"), LOAD_ROWS)
     contract = manifest.contract
-    return Contestant(
-        manifest, bento, staged, payloads("json", spec.name, contract, to_records(contract, rows))
-    )
+    requests = payloads("json", spec.name, contract, to_records(contract, rows))
+    return Contestant(manifest, bento, staged, requests, starting_seconds)
 
 
 def _compare(chapter: Chapter, home: Home, candidate: Contestant, ask: Ask) -> Verdict:
@@ -186,7 +189,8 @@ def _tried(
     load = Load(
         serving.p99_ms, serving.max_error_rate, serving.expected_peak_rps,
         candidate.manifest.plan.max_latency_ms, serving.price_per_core_hour,
-        sum(runner.offered_seconds for runner in runners.values()), **trials,
+        sum(runner.offered_seconds for runner in runners.values()),
+        sum(contestant.starting_seconds for contestant in contestants.values()), **trials,
     )  # fmt: skip
     load.save(folder)
     tables = [_table(name, runner) for name, runner in runners.items()]

@@ -26,13 +26,19 @@ Z95 = 1.959964
 
 @dataclass(frozen=True)
 class Offer:
-    """One stage of load: requests at a mean rate, or at one that grows evenly to `to_rps`."""
+    """One stage of load: requests at a mean rate, or at one that grows evenly to `to_rps`.
+
+    With `clients`, so many may wait for answers at once, as a router in front allows: what is due while all
+    of them wait is not sent, and a latency counts from when it was. None: every request is sent, and its
+    latency counts from when it was due.
+    """
 
     name: str
     rate_rps: float
     seconds: float
     to_rps: float | None = None
     arrivals: Arrivals = "poisson"
+    clients: int | None = None
 
     @property
     def mean_rps(self) -> float:

@@ -60,7 +60,8 @@ class Traffic(ABC):
         on_progress: Progress | None = None,
     ) -> LoadResult:
         """Send the bodies in turn to the service at a URL (http://HOST:PORT, whatever the wire), one offer
-        after the other, the times of each from `seed` and its number.
+        after the other, the times of each from `seed` and its number. Where offers limit the clients, the
+        fewest count for all.
 
         A service that refuses connections for a second ends the run early: the samples so far, and stages
         with fewer requests than were planned. Raises ServiceFailed where nothing listens from the start,
@@ -107,7 +108,7 @@ class OpenLoop(Traffic):
     async def _run(
         self, url: str, payloads: Payloads, offers: Sequence[Offer], seed: int, tell
     ) -> LoadResult:
-        wire = self._wire(url, payloads)
+        wire = self._wire(url, payloads, min(offer.clients or self.max_connections for offer in offers))
         run = _Run(wire, f"{url.rstrip('/')}{payloads.path}", self.timeout_s, tell)
         try:
             await wire.open()
@@ -117,12 +118,12 @@ class OpenLoop(Traffic):
             await wire.close()
         return run.result
 
-    def _wire(self, url: str, payloads: Payloads) -> Wire:
+    def _wire(self, url: str, payloads: Payloads, most: int) -> Wire:
         if payloads.wire == "grpc":
             from pipelines.gateways.load.grpc_wire import GrpcWire
 
-            return GrpcWire(url, payloads, self.max_connections)
-        return HttpWire(url, payloads, self.max_connections, self.timeout_s)
+            return GrpcWire(url, payloads, most)
+        return HttpWire(url, payloads, most, self.timeout_s)
 
 
 class _Run:
@@ -138,7 +139,8 @@ class _Run:
         samples, cpu_seconds, seconds = NONE, 0.0, 0.0
         meter = Meter(offer.name, offer.seconds, self._tell)
         if not self._gone:
-            sending = Sending(times, self._wire, self._timeout_s, self._turns, partial(self._look, meter))
+            look, is_limited = partial(self._look, meter), offer.clients is not None
+            sending = Sending(times, self._wire, self._timeout_s, self._turns, look, is_limited)
             before = self._wire.cpu_seconds()
             samples = await sending.run()
             cpu_seconds, seconds = self._wire.cpu_seconds() - before, sending.now_s()

@@ -83,12 +83,12 @@ def make_load(
 ) -> tuple[Load, pd.DataFrame]:
     """A load test and its samples. The version in production, if there is one, carries a third less."""
     candidate, samples = make_trial("candidate", knee_rps, seconds)
-    load = Load(P99_MS, 0.001, PEAK_RPS, DEADLINE_MS, price, 30 * seconds, candidate)
+    load = Load(P99_MS, 0.001, PEAK_RPS, DEADLINE_MS, price, 30 * seconds, 2.0, candidate)
     if not production:
         return load, samples
     before, others = make_trial("production", knee_rps / 1.5, seconds)
     both = pd.concat([samples, others], ignore_index=True)
-    return Load(P99_MS, 0.001, PEAK_RPS, DEADLINE_MS, price, 48 * seconds, candidate, before), both
+    return Load(P99_MS, 0.001, PEAK_RPS, DEADLINE_MS, price, 48 * seconds, 4.0, candidate, before), both
 
 
 def write_load(folder: Path, load: Load, samples: pd.DataFrame, outcome: Outcome = "pass") -> None:

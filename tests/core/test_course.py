@@ -36,7 +36,7 @@ def service(plan: Plan = PLAN, profile: Profile = PROFILE, most_rps: float = 1e9
 def load_of(runner: Runner, promise: Promise) -> Load:
     trial = Trial("1", "v1", "fp32", 1, tuple(runner.steps), runner.knee_rps, runner.knee_reached)
     limits = (promise.p99_ms, promise.max_error_rate, promise.peak_rps)
-    return Load(*limits, PLAN.max_latency_ms, None, runner.offered_seconds, trial)
+    return Load(*limits, PLAN.max_latency_ms, None, runner.offered_seconds, 2.0, trial)
 
 
 def test_verdicts_near_the_limit_are_right_in_fifty_of_fifty_runs():

@@ -18,7 +18,7 @@ IDLE = Service(100.0, 200.0, 40, {}, {})
 
 def load(*steps: Step, knee_reached: bool = True) -> Load:
     trial = Trial("1", "v1", "fp32", 1, steps, 200.0, knee_reached)
-    return Load(50, 0.001, 50, 50, None, 30.0, trial)
+    return Load(50, 0.001, 50, 50, None, 30.0, 2.0, trial)
 
 
 def peak(**changed) -> Load:
@@ -95,7 +95,7 @@ def test_an_overload_that_is_turned_away_passes():
         ({"refused_p99_ms": 26.0}, "99 % of refusals take 26.0 ms"),
         ({"throughput_rps": 90.0}, "only 90/s are answered"),
         ({"refused": 1700}, "300 of 4000 requests are neither answered nor refused"),
-        ({"requests": 3000}, "the service was gone when 400/s were offered"),
+        ({"errors": 4000, "refused": 0}, "4000 of 4000 requests are neither answered nor refused"),
     ],
 )
 def test_an_overload_that_harms_fails(changed, why):
@@ -125,3 +125,9 @@ def test_what_is_a_leak(grown_mib, descriptors, requests, outcome):
 
 def test_a_soak_that_ended_early_proves_nothing():
     assert judge_leak(load(Step("soak", GOOD, IDLE, "")).candidate, "tag").outcome == "inconclusive"
+
+
+def test_a_service_that_was_gone_fails():
+    gone = Step("climb", replace(GOOD, rate_rps=400, requests=600), IDLE, "")
+    verdict = judge_overload(load(gone, Step("overload", OVER, IDLE, "")), "tag")
+    assert verdict.outcome == "fail" and verdict.why == "the service was gone when 400/s were offered"

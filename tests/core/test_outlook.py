@@ -9,7 +9,7 @@ from pipelines.core.capacity.proof import Load, Trial
 
 
 def load_of(knee_rps: float, price: float | None = 0.04) -> Load:
-    return Load(50, 0.001, 200, 400, price, 60, Trial("3", "3-ab", "fp32", 2, (), knee_rps, True))
+    return Load(50, 0.001, 200, 400, price, 60, 2.0, Trial("3", "3-ab", "fp32", 2, (), knee_rps, True))
 
 
 @pytest.mark.parametrize(("knee_rps", "times"), [(800, 2), (400, 1), (100, 0.25), (0, 0)])

@@ -22,6 +22,8 @@ from pipelines.core.latency import Offer, Samples, Stage, fell_behind, histogram
 PEAKS = (("½x peak", 0.5), ("peak", 1.0), ("2x peak", 2.0))
 ATTEMPTS = 3
 """A stage in which the generator fell behind is void, and measured so often before it is given up."""
+CLIMB_ATTEMPTS = 2
+"""Somewhere on the way up it falls behind for good."""
 MOST_ROUNDS = 5
 """Twice the peak, where it is too close to the limit, is continued to so many times its length."""
 CLIMB_SECONDS, CLIMB, REFINEMENTS = 2.0, 3.0, 3
@@ -30,6 +32,9 @@ MOST_RPS = 50_000
 KEPT_SHARE = 0.98
 """A service holds a rate while it answers so much of what is offered, with its p99 within the promise."""
 OVERLOAD, OVERLOAD_SECONDS = 2.0, 4.0
+LEAST_CLIENTS, MOST_CLIENTS = 64, 512
+CONNECT_SECONDS = 1.5
+"""A busy event loop takes one new connection a turn: so long it may take until all clients have theirs."""
 SOAK, SOAK_PARTS = 0.5, 5
 WARM_UP_SECONDS = 2.0
 
@@ -94,17 +99,16 @@ class Runner:
             low, high = (rate, high) if self._holds(rate, promise) else (low, rate)
         self.knee_rps = low
 
-    def overload(self) -> None:
-        """Twice the knee, where there is one. A generator has so many connections and no more: here latency
-        counts from when a request was sent, as others would have waited where the service can't see them."""
+    def overload(self, promise: Promise) -> None:
+        """Twice the knee, where there is one, by as many clients as could be answered within half of the time
+        that they are given."""
         if self.knee_reached and not self.is_gone:
             before = self._look()
-            offer = Offer("overload", OVERLOAD * self.knee_rps, OVERLOAD_SECONDS)
-            stage, samples = self._offer(offer)
-            late_ms = (samples.sent_s - samples.intended_s) * 1000
-            served = Samples(samples.sent_s, samples.sent_s, samples.latency_ms - late_ms, samples.status)
-            cpu_seconds = stage.cpu_us * stage.requests / 1e6
-            self._keep("overload", summarise(offer, stage.planned, served, cpu_seconds), served, before)
+            clients = round(self.knee_rps * promise.p99_ms / 2000)
+            clients = max(LEAST_CLIENTS, min(clients, MOST_CLIENTS))
+            seconds = CONNECT_SECONDS + OVERLOAD_SECONDS
+            offer = Offer("overload", OVERLOAD * self.knee_rps, seconds, clients=clients)
+            self._keep("overload", *_once_connected(offer, *self._offer(offer)), before)
 
     def soak(self, seconds: float) -> None:
         """Half the knee, in parts."""
@@ -129,15 +133,15 @@ class Runner:
         """Whether the promise holds at a rate; None where that cannot be offered."""
         before = self._look()
         offer = Offer(f"{rate_rps:,.0f}/s", rate_rps, CLIMB_SECONDS)
-        stage, samples = self._valid(offer, promise)
+        stage, samples = self._valid(offer, promise, CLIMB_ATTEMPTS)
         if fell_behind(stage, promise.p99_ms):
             return None
         self._keep("climb", stage, samples, before)
         return _held(stage, promise)
 
-    def _valid(self, offer: Offer, promise: Promise) -> tuple[Stage, Samples]:
+    def _valid(self, offer: Offer, promise: Promise, attempts: int = ATTEMPTS) -> tuple[Stage, Samples]:
         """The first run that is not void, else the last."""
-        for _ in range(ATTEMPTS):
+        for _ in range(attempts):
             found = self._offer(offer)
             if fell_behind(found[0], promise.p99_ms) is None:
                 break
@@ -151,7 +155,7 @@ class Runner:
     def _keep(self, kind: str, stage: Stage, samples: Samples, before: Reading) -> None:
         service = between(before, self._look(), stage.requests)
         self.samples.append(samples)
-        self.is_gone |= stage.requests < stage.planned
+        self.is_gone |= kind != "overload" and stage.requests < stage.planned
         self.steps.append(Step(kind, stage, service, histogram(samples).decode()))
 
 
@@ -169,7 +173,7 @@ def run_course(
     for runner in _there(runners):
         runner.climb(promise)
     candidate = next(iter(runners.values()))
-    candidate.overload()
+    candidate.overload(promise)
     candidate.soak(soak_seconds)
 
 
@@ -180,6 +184,17 @@ def _there(runners: Mapping[str, Runner]) -> list[Runner]:
 def _held(stage: Stage, promise: Promise) -> bool:
     answered = (stage.requests - stage.errors) / stage.planned
     return stage.p99_ms <= promise.p99_ms and answered >= KEPT_SHARE
+
+
+def _once_connected(offer: Offer, stage: Stage, samples: Samples) -> tuple[Stage, Samples]:
+    """The stage without its first seconds."""
+    since = samples.intended_s >= CONNECT_SECONDS
+    times = (samples.intended_s, samples.sent_s)
+    intended_s, sent_s = (values[since] - CONNECT_SECONDS for values in times)
+    kept = Samples(intended_s, sent_s, samples.latency_ms[since], samples.status[since])
+    seconds, share = offer.seconds - CONNECT_SECONDS, len(kept.status) / max(1, stage.requests)
+    shorter, planned = replace(offer, seconds=seconds), round(stage.planned * seconds / offer.seconds)
+    return summarise(shorter, planned, kept, stage.cpu_us * stage.requests * share / 1e6), kept
 
 
 def _together(offer: Offer, rounds: list[tuple[Stage, Samples]]) -> tuple[Stage, Samples]:

@@ -73,7 +73,8 @@ def judge_overload(load: Load, subject: str) -> Verdict:
     """Whether, offered twice what it can do, the service answers what it lets in on time and says no to the
     rest at once. One that could not be overloaded from here passes; it is said how much it was offered."""
     steps = load.candidate.of("overload")
-    if gone := [step.stage for step in load.candidate.steps if step.stage.requests < step.stage.planned]:
+    others = [step.stage for step in load.candidate.steps if step.kind != "overload"]
+    if gone := [stage for stage in others if stage.requests < stage.planned]:
         why = f"the service was gone when {gone[0].rate_rps:,.0f}/s were offered"
         return Verdict(BOUNDED, "fail", subject, (why,), {"offered_rps": gone[0].rate_rps})
     if not steps:
@@ -138,9 +139,9 @@ def _overload_failures(stage: Stage, load: Load, bound_ms: float) -> list[str]:
             f"only {stage.throughput_rps:,.0f}/s are answered {at}, of the {load.candidate.knee_rps:,.0f}/s "
             "that it can do"
         )
-    broken = stage.planned - stage.requests + stage.errors - stage.refused
-    if broken > MOST_BROKEN * stage.planned:
-        failures.append(f"{broken} of {stage.planned} requests are neither answered nor refused {at}")
+    broken = stage.errors - stage.refused
+    if broken > MOST_BROKEN * stage.requests:
+        failures.append(f"{broken} of {stage.requests} requests are neither answered nor refused {at}")
     return failures
 
 

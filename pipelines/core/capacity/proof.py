@@ -62,7 +62,7 @@ class Trial:
 @dataclass(frozen=True)
 class Load:
     """A load test: what was promised, the candidate's trial and, where a version serves, that version's,
-    measured turn about in the same run."""
+    measured turn about in the same run. `starting_seconds` is how long their services took to be ready."""
 
     p99_ms: float
     max_error_rate: float
@@ -70,6 +70,7 @@ class Load:
     max_latency_ms: float
     price_per_core_hour: float | None
     offered_seconds: float
+    starting_seconds: float
     candidate: Trial
     production: Trial | None = None
 

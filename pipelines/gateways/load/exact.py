@@ -36,7 +36,6 @@ def run_exactly(work: Coroutine[Any, Any, T]) -> T:
 def _run(work: Coroutine[Any, Any, T]) -> T:
     """What is in memory is kept from the garbage collector, which takes a fifth of a second to go through the
     pipeline's modules."""
-    gc.collect()
     gc.freeze()
     try:
         with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(ExactSelector())) as runner:

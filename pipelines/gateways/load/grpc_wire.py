@@ -67,6 +67,7 @@ class GrpcWire(Wire):
         status = 200
         try:
             async with self._room:
+                self.listener.started(turn)
                 await self._ask[turn % CHANNELS](self._bodies[turn % len(self._bodies)])
         except grpc.aio.AioRpcError as error:
             status = self._failed(turn % CHANNELS, error)

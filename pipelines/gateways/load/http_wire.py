@@ -93,6 +93,7 @@ class HttpWire(Wire):
 
     def _put(self, turn: int, connection: "_Connection") -> None:
         number = turn % len(self._bodies)
+        self.listener.started(turn)
         connection.send(turn, self._heads[number] + self._bodies[number])
 
     def _open_enough(self) -> None:

@@ -15,11 +15,12 @@ LOOK_S = 0.05
 AT_ONCE = 32
 """So many requests are sent before answers are looked at, however many are due."""
 UNANSWERED = -1
+WAITING = -1.0
 
 
 class Sending:
     """`times` are those of `Offer.times`; `first` is the turn of the first request, and `look` is called
-    about every LOOK_S seconds.
+    about every LOOK_S seconds. Where `clients` are limited, what none of them was free for is dropped.
 
     sent       how many were sent
     answers    the numbers of those that ended, in that order; ended_s and status by number
@@ -27,14 +28,21 @@ class Sending:
     """
 
     def __init__(
-        self, times: np.ndarray, wire: Wire, timeout_s: float, first: int, look: Callable[["Sending"], None]
+        self,
+        times: np.ndarray,
+        wire: Wire,
+        timeout_s: float,
+        first: int,
+        look: Callable[["Sending"], None],
+        is_limited: bool = False,
     ) -> None:
         self.due_s: list[float] = times.tolist()
         self.planned, self.sent, self.gone = len(times), 0, False
         self.sent_s, self.ended_s = [0.0] * self.planned, [0.0] * self.planned
+        self.started_s = [WAITING] * self.planned
         self.status, self.answers = [UNANSWERED] * self.planned, []
         self._wire, self._timeout_s, self._first, self._look = wire, timeout_s, first, look
-        self._oldest, self._refused_since = 0, None
+        self._oldest, self._refused_since, self._is_limited = 0, None, is_limited
 
     async def run(self) -> Samples:
         """Returns when every request has ended, or the target is gone. Raises what `look` raises, and
@@ -48,6 +56,8 @@ class Sending:
             await asyncio.wait([self._done], timeout=LOOK_S)
             self._give_up(self.now_s() - self._timeout_s)
             self._look(self)
+            if self._is_limited and self.sent == self.planned:
+                self._drop_waiting()
         self._done.result()
         self._give_up(float("inf"))
         return self._samples()
@@ -55,6 +65,9 @@ class Sending:
     def now_s(self) -> float:
         """Since the stage began."""
         return self._loop.time() - self._start
+
+    def started(self, turn: int) -> None:
+        self.started_s[turn - self._first] = self._loop.time() - self._start
 
     def ended(self, turn: int, status: int) -> None:
         number = turn - self._first
@@ -98,6 +111,13 @@ class Sending:
                 self.ended(self._first + self._oldest, NO_ANSWER)
             self._oldest += 1
 
+    def _drop_waiting(self) -> None:
+        """What no client was free for, the oldest first."""
+        for number in range(self._oldest, self.sent):
+            if self.started_s[number] == WAITING and self.status[number] == UNANSWERED:
+                self._wire.drop(self._first + number)
+                self.ended(self._first + number, NO_ANSWER)
+
     def _end(self) -> None:
         if not self._done.done():
             self._done.set_result(None)
@@ -110,4 +130,8 @@ class Sending:
         times = (self.due_s, self.sent_s, self.ended_s)
         intended_s, sent_s, ended_s = (np.array(values[: self.sent], float) for values in times)
         status = np.array(self.status[: self.sent], np.int64)
-        return Samples(intended_s, sent_s, (ended_s - intended_s) * 1000, status)
+        if not self._is_limited:
+            return Samples(intended_s, sent_s, (ended_s - intended_s) * 1000, status)
+        started_s = np.array(self.started_s[: self.sent], float)
+        was = started_s != WAITING
+        return Samples(started_s[was], started_s[was], (ended_s - started_s)[was] * 1000, status[was])

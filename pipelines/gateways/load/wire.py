@@ -10,6 +10,9 @@ NO_ANSWER = 0
 class Listener(Protocol):
     """Who is told what became of requests. A request is known by its turn: how many were sent before it."""
 
+    def started(self, turn: int) -> None:
+        """It is on its way: a connection has taken it."""
+
     def ended(self, turn: int, status: int) -> None:
         """Its answer has come, or will not come."""
 
