@@ -13,6 +13,7 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bentos.contract import Contract
 from bentos.engines.engine import PROVIDERS, Engine
 from bentos.manifest import Manifest
 from pipelines.assets.common import Chapter, plain, report_metadata, verdict_check
@@ -44,10 +45,11 @@ from pipelines.gateways.deployments import Deployments, Staged
 from pipelines.gateways.ledger import Ledger
 from pipelines.gateways.notebooks import Notebooks
 from pipelines.gateways.payloads import Payloads, payloads
+from pipelines.gateways.prediction_log import logged_rows
 from pipelines.gateways.tables import replacing_folder
 from pipelines.gateways.traffic import NONE, Moment, Traffic, line
 
-SMOKE_ROWS = 256
+SMOKE_ROWS, SEED = 256, 0
 CANDIDATE, PRODUCTION = "candidate", "production"
 UNTRIED = "it was not put under load, as it does not answer like its model"
 
@@ -153,10 +155,17 @@ def _staged(
     began = time.perf_counter()
     staged = services.enter_context(deployments.stage(f"{spec.name}.v{version}", bento["tag"]))
     starting_seconds = time.perf_counter() - began
-    rows = sample(read_rows(home.data(spec.data.reference), "reference"), LOAD_ROWS)
-    contract = manifest.contract
-    requests = payloads("json", spec.name, contract, to_records(contract, rows))
+    requests = payloads("json", spec.name, manifest.contract, _rows(chapter, home, manifest.contract))
     return Contestant(manifest, bento, staged, requests, starting_seconds)
+
+
+def _rows(chapter: Chapter, home: Home, contract: Contract) -> Sequence[Mapping]:
+    """What is sent, as clients would."""
+    spec = chapter.spec
+    if spec.serving.load_from == "prediction_log":
+        return logged_rows(home.prediction_log(spec.name), contract, LOAD_ROWS, SEED)
+    rows = sample(read_rows(home.data(spec.data.reference), "reference"), LOAD_ROWS)
+    return to_records(contract, rows)
 
 
 def _compare(chapter: Chapter, home: Home, candidate: Contestant, ask: Ask) -> Verdict:

@@ -1,11 +1,15 @@
 """The release path as its real job: what passes serves, what does not leaves production as it was."""
 
+import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bentos.manifest import MODEL_FILE, sha256
+from bentos.watching.segments import NAME
 from pipelines.core.errors import ServiceFailed, SettingsInvalid
 from pipelines.core.how import HOW_FILE, replay
 from pipelines.core.ladder import Ladder
@@ -108,6 +112,19 @@ def test_a_service_that_breaks_its_promise_is_not_deployed(world, traffic, says)
     outcome = world.release()
     assert outcome.made[-1] == "load_test" and not outcome.checks["within_slo"].passed
     assert says in outcome.says("within_slo") and world.serving is None
+
+
+def test_the_load_test_can_send_what_production_was_sent(world):
+    world.settings["serving"]["load_from"] = "prediction_log"
+    outcome = world.release()
+    assert "The prediction log is" in outcome.failure and "it holds no rows" in outcome.failure
+    log = world.home.prediction_log("tiny")
+    log.mkdir(parents=True)
+    asked = {"input_carrier": ["B6"], "input_age": [1.5], "input_delay": [0.5]}
+    pq.write_table(pa.table(asked), log / NAME.replace("*", "1"))
+    assert world.release().success
+    body = {"rows": [{"carrier": "B6", "age": 1.5, "delay": 0.5}]}
+    assert [json.loads(each) for each in world.traffic.bodies] == [body]
 
 
 def test_a_load_test_whose_generator_fell_behind_is_void(world):

@@ -43,6 +43,10 @@ class ServingSpec(Settings):
         default=10.0,
         description="Length of the load test's stage at twice the peak; others are half as long.",
     )
+    load_from: Literal["reference", "prediction_log"] = Field(
+        default="reference",
+        description="What the load test sends: rows of the reference, or those that production was sent.",
+    )
     soak_seconds: float = Field(
         default=10.0,
         description="How long the load test looks for leaks, at half of the service's limit.",
