@@ -1,6 +1,6 @@
 """A server that answers everything at once with the same bytes, and of a request looks only for its end.
 
-    python -m tests.benchmarks.load.target PORT
+python -m tests.benchmarks.load.target PORT
 """
 
 import asyncio
