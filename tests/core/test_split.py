@@ -1,0 +1,81 @@
+"""Which arm a user is in, and how many users an experiment takes."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.core.errors import SettingsInvalid
+from pipelines.core.rollout.split import arm_of, place, users_for_means, users_for_rates
+
+USERS = [f"user-{number}" for number in range(20_000)]
+
+
+def test_a_user_stays_in_place():
+    assert place("user-1", "a") == place("user-1", "a") != place("user-1", "b")
+    assert place("1", "2") != place("2", "1") and place("", "12") != place("2", "1")
+
+
+@given(st.text(), st.text())
+def test_all_users_have_a_place(user, salt):
+    assert 0 <= place(user, salt) < 1
+
+
+@given(st.text(), st.floats(0, 1), st.floats(0, 1))
+def test_more_weight_takes_no_user_away(user, one, other):
+    if arm_of(user, "salt", min(one, other)) == "canary":
+        assert arm_of(user, "salt", max(one, other)) == "canary"
+
+
+def test_nobody_at_weight_0_and_everybody_at_1():
+    assert {arm_of(user, "salt", 0) for user in USERS} == {"stable"}
+    assert {arm_of(user, "salt", 1) for user in USERS} == {"canary"}
+
+
+@pytest.mark.parametrize("weight", [0.01, 0.2, 0.5])
+def test_the_weight_is_met(weight):
+    share = np.mean([arm_of(user, "salt", weight) == "canary" for user in USERS])
+    assert abs(share - weight) < 4 * np.sqrt(weight * (1 - weight) / len(USERS))
+
+
+def test_experiments_are_independent():
+    first, second = ([arm_of(user, salt, 0.5) == "canary" for user in USERS] for salt in ("a", "b"))
+    assert abs(np.mean(np.array(first) == np.array(second)) - 0.5) < 4 * 0.5 / np.sqrt(len(USERS))
+
+
+def test_sample_sizes_are_those_of_the_books():
+    assert users_for_rates(0.10, 0.02) == pytest.approx(2 * 3839, abs=2)
+    assert users_for_means(1.0, 0.5) == pytest.approx(2 * 62.8, abs=1)
+    assert users_for_means(30.0, 1.0) == pytest.approx(2 * 16 * 30**2, rel=0.02)
+    assert users_for_means(1, 0.1, weight=0.1) > 2.5 * users_for_means(1, 0.1)
+
+
+def test_a_test_of_that_size_has_its_power():
+    rng, users = np.random.default_rng(1), users_for_rates(0.1, -0.02, weight=0.2)
+    canary = round(0.2 * users)
+    rates = (
+        rng.binomial(users - canary, 0.1, 4000) / (users - canary),
+        rng.binomial(canary, 0.08, 4000) / canary,
+    )
+    spread = sum(
+        rate * (1 - rate) / count for rate, count in zip(rates, (users - canary, canary), strict=True)
+    )
+    found = np.abs(rates[1] - rates[0]) > 1.96 * np.sqrt(spread)
+    assert found.mean() == pytest.approx(0.8, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        (lambda: users_for_rates(1.2, 0.1), "rate is 1.2; write a fraction such as 0.1."),
+        (lambda: users_for_rates(0.1, -0.2), "change is -0.2; 0.1 can't change by so much."),
+        (lambda: users_for_rates(0.1, 0), "change is 0; write the least change that matters."),
+        (lambda: users_for_means(0, 1), "deviation is 0; write a standard deviation above 0."),
+        (lambda: users_for_means(1, 1, weight=1), "weight is 1; write a fraction above 0 and below 1."),
+        (lambda: users_for_means(1, 1, power=80), "power is 80; write a fraction above 0 and below 1."),
+    ],
+)
+def test_impossible_questions_are_refused(wrong, says):
+    with pytest.raises(SettingsInvalid) as refused:
+        wrong()
+    assert str(refused.value) == says
