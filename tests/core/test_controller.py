@@ -109,8 +109,8 @@ def test_what_was_mended_goes_on():
 def test_a_canary_that_is_gone_is_waited_for_a_little():
     gone, state = replace(GOOD, canary=None), BEGUN
     assert after(70, gone, after(65, gone, state).state).action == "hold"
-    back = after(70, GOOD, after(65, replace(gone, seconds=65), state).state).state
-    assert back.gone_since is None and back.step == 1
+    back = after(70, look(at=0.3), after(65, gone, state).state)
+    assert back.action == "hold" and after(75, gone, back.state).action == "hold"
     decision = after(75, gone, after(65, gone, state).state)
     assert (decision.action, decision.why) == ("roll_back", "the canary has been gone for 10 seconds")
 
@@ -158,6 +158,17 @@ def test_a_shadow_is_judged_by_copies():
         shadowed.state, plan, Observation(60, 1.0, Arm(50_000, 50), Arm(50_000, 50)), START + 120
     )
     assert (flipped.action, flipped.state.phase) == ("promote", "promoted")
+
+
+def test_a_shadow_that_does_harm_is_no_longer_sent_copies():
+    plan = shadow(1.0, ERRORS, **PACE)
+    state = after(60, look(0.5, errors=0.1), start(plan, START).state, plan).state
+    assert (state.phase, state.weight, state.mirrored) == ("rolled_back", 0, 0)
+
+
+def test_alpha_is_shared_among_steps_and_guardrails():
+    assessment = after(60, GOOD).assessment
+    assert assessment and [finding.numbers["alpha"] for finding in assessment.findings] == [0.05 / 2 / 2] * 2
 
 
 def test_a_flip_without_anything_to_compare_with_is_taken_back():

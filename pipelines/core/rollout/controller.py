@@ -189,7 +189,7 @@ def _enter(state: State, plan: Plan, index: int, why: str) -> Decision:
     state = replace(state, step=index)
     if step.kind == "full":
         return _finish(state, "promoted", "promote", 1.0, why)
-    state = replace(state, mirrored=step.mirrored, phase="running", since=state.at, gone_since=None)
+    state = replace(state, mirrored=step.mirrored, phase="running", since=state.at)
     return _taken(state, "set_weight", step.users, why)
 
 
