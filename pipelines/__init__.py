@@ -87,6 +87,9 @@ The map. Imports point downwards only; a test holds it, and that this page names
             fleet           how many machines a rate takes, and what failures do
             charts          latency against throughput, by percentile; inside the service; timelines
         rollout/        how a release takes the place of another
+            controller      what is done next: a pure state machine
+            plan            steps, weights, limits and deadlines, as data; strategies are the usual ones
+            split           which arm a user is in; how many users an experiment takes
             observation     what is known of it at one moment
             guardrails      what must hold, judged by statistics that may be watched: sequential has the
                             shared parts, then effects, means, quantiles, spreads
