@@ -42,7 +42,7 @@ class Foretold:
     def told(self) -> dict:
         """As data, for programs."""
         manifest, plan = self.manifest, self.manifest.plan
-        release = {name: getattr(manifest, name) for name in ("model", "version", "release_id", "rung")}
+        release = {**manifest.identity, "rung": manifest.rung}
         names = ("workers", "threads", "max_batch_size", "max_queue_rows", "max_latency_ms")
         replica = {name: getattr(plan, name) for name in names}
         return {**release, "replica": replica, **asdict(self.fleets), "notes": list(self.notes)}

@@ -19,7 +19,7 @@ from bentos.manifest import Manifest
 from pipelines.assets.common import Chapter, plain, report_metadata, verdict_check
 from pipelines.assets.package import BENTO_FILE, LOAD_ROWS
 from pipelines.core.capacity.calibrating import calibrated
-from pipelines.core.capacity.course import Promise, Runner, run_course
+from pipelines.core.capacity.course import Runner, run_course
 from pipelines.core.capacity.foresight import cores_of
 from pipelines.core.capacity.gate import (
     BOUNDED,
@@ -47,7 +47,7 @@ from pipelines.gateways.notebooks import Notebooks
 from pipelines.gateways.payloads import Payloads, payloads
 from pipelines.gateways.prediction_log import logged_rows
 from pipelines.gateways.tables import replacing_folder
-from pipelines.gateways.traffic import NONE, Moment, Traffic, line
+from pipelines.gateways.traffic import NONE, LoadResult, Moment, Traffic, line
 
 SMOKE_ROWS, SEED = 256, 0
 CANDIDATE, PRODUCTION = "candidate", "production"
@@ -192,11 +192,11 @@ def _tried(
     """Take the services over the course and judge the candidate. `folder` keeps figures and samples."""
     serving, candidate = chapter.spec.serving, contestants[CANDIDATE]
     runners = {name: _runner(contestant, client, traffic, tell) for name, contestant in contestants.items()}
-    promise = Promise(serving.p99_ms, serving.max_error_rate, serving.expected_peak_rps)
-    run_course(runners, promise, serving.load_seconds, serving.soak_seconds)
+    slo = candidate.manifest.slo
+    run_course(runners, slo, serving.load_seconds, serving.soak_seconds)
     trials = {name: _trial(contestants[name], runner) for name, runner in runners.items()}
     load = Load(
-        serving.p99_ms, serving.max_error_rate, serving.expected_peak_rps,
+        slo.p99_ms, slo.max_error_rate, slo.expected_peak_rps,
         candidate.manifest.plan.max_latency_ms, serving.price_per_core_hour,
         sum(runner.offered_seconds for runner in runners.values()),
         sum(contestant.starting_seconds for contestant in contestants.values()), **trials,
@@ -259,13 +259,8 @@ def _profile(profile: Profile, candidate: Contestant, runner: Runner) -> Profile
 
 def _table(name: str, runner: Runner) -> pa.Table:
     """The raw samples of a runner, by stage."""
-    stages = [step.stage.name for step in runner.steps]
-    tables = [
-        pa.table({"stage": pa.array([stage] * len(samples.status), pa.string()), **vars(samples)})
-        for stage, samples in zip(stages, runner.samples, strict=True)
-    ]
-    whole = pa.concat_tables(tables)
-    return whole.add_column(0, "release", pa.array([name] * len(whole), pa.string()))
+    whole = LoadResult([step.stage for step in runner.steps], runner.samples).table()
+    return whole.add_column(0, "release", pa.repeat(name, len(whole)))
 
 
 def _teller(context: dg.AssetExecutionContext) -> Callable[[Moment], None]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.core.capacity.course import KEPT_SHARE
+from pipelines.core.capacity.course import is_held
 from pipelines.core.capacity.proof import Load, Step, Trial
 from pipelines.core.picture import DASHED, INK, RED, TEXT, framed, legend_below, log_axis, picture
 
@@ -93,16 +93,10 @@ def _draw_curve(axes: "Axes", role: str, steps: list[Step], load: Load) -> None:
     says = f"{role}: p99 with its 95 % interval"
     bars = {"elinewidth": 1.2, "capsize": 3, "zorder": layer, "label": says}
     axes.errorbar(answered, p99, reach, color=color, linewidth=WIDTHS[role], **bars)
-    fills = [color if _held(load, step) else "white" for step in steps]
+    fills = [color if is_held(step.stage, load.p99_ms) else "white" for step in steps]
     axes.scatter(
         answered, p99, s=22 * WIDTHS[role], c=fills, edgecolors=color, linewidths=1.4, zorder=layer + 0.5
     )
-
-
-def _held(load: Load, step: Step) -> bool:
-    """By the rule that finds the knee."""
-    stage = step.stage
-    return stage.p99_ms <= load.p99_ms and stage.requests - stage.errors >= KEPT_SHARE * stage.planned
 
 
 def _scale_rates(axes: "Axes", rates: list[float]) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from bentos.manifest import Slo
 from pipelines.core.capacity.gate import is_close
 from pipelines.core.capacity.proof import Step
 from pipelines.core.capacity.readings import Reading, Usage, between
@@ -42,15 +43,6 @@ Send = Callable[[Offer, int], tuple[Stage, Samples]]
 """Offers one stage, by a seed."""
 
 
-@dataclass(frozen=True)
-class Promise:
-    """What is to be held: p99 and share of errors, at twice the expected peak."""
-
-    p99_ms: float
-    max_error_rate: float
-    peak_rps: float
-
-
 @dataclass
 class Runner:
     """One release on its course. `watch` looks at its service; None: it is gone, and is offered nothing more.
@@ -71,7 +63,7 @@ class Runner:
         """Load that is not measured."""
         self._offer(Offer("warm-up", rate_rps, WARM_UP_SECONDS))
 
-    def peak(self, offer: Offer, promise: Promise, most_rounds: int = 1) -> None:
+    def peak(self, offer: Offer, promise: Slo, most_rounds: int = 1) -> None:
         """One of the stages that the promise is about: continued, to so many rounds, while it is too close to
         tell."""
         before = self._look()
@@ -83,7 +75,7 @@ class Runner:
                 break
         self._keep("peak", stage, samples, before)
 
-    def climb(self, promise: Promise) -> None:
+    def climb(self, promise: Slo) -> None:
         """Up to where the promise breaks. Where the generator cannot go on, the knee is beyond."""
         low, high = self._highest_held(promise), None
         while high is None and low < MOST_RPS:
@@ -99,7 +91,7 @@ class Runner:
             low, high = (rate, high) if self._holds(rate, promise) else (low, rate)
         self.knee_rps = low
 
-    def overload(self, promise: Promise) -> None:
+    def overload(self, promise: Slo) -> None:
         """Twice the knee, where there is one, by as many clients as could be answered within half of the time
         that they are given."""
         if self.knee_reached and not self.is_gone:
@@ -125,11 +117,11 @@ class Runner:
         self._last = found or self._last
         return self._last
 
-    def _highest_held(self, promise: Promise) -> float:
-        held = [step.stage.rate_rps for step in self.steps if _held(step.stage, promise)]
+    def _highest_held(self, promise: Slo) -> float:
+        held = [step.stage.rate_rps for step in self.steps if is_held(step.stage, promise.p99_ms)]
         return max(held, default=self.steps[0].stage.rate_rps / CLIMB)
 
-    def _holds(self, rate_rps: float, promise: Promise) -> bool | None:
+    def _holds(self, rate_rps: float, promise: Slo) -> bool | None:
         """Whether the promise holds at a rate; None where that cannot be offered."""
         before = self._look()
         offer = Offer(f"{rate_rps:,.0f}/s", rate_rps, CLIMB_SECONDS)
@@ -137,9 +129,9 @@ class Runner:
         if fell_behind(stage, promise.p99_ms):
             return None
         self._keep("climb", stage, samples, before)
-        return _held(stage, promise)
+        return is_held(stage, promise.p99_ms)
 
-    def _valid(self, offer: Offer, promise: Promise, attempts: int = ATTEMPTS) -> tuple[Stage, Samples]:
+    def _valid(self, offer: Offer, promise: Slo, attempts: int = ATTEMPTS) -> tuple[Stage, Samples]:
         """The first run that is not void, else the last."""
         for _ in range(attempts):
             found = self._offer(offer)
@@ -159,15 +151,13 @@ class Runner:
         self.steps.append(Step(kind, stage, service, histogram(samples).decode()))
 
 
-def run_course(
-    runners: Mapping[str, Runner], promise: Promise, load_seconds: float, soak_seconds: float
-) -> None:
+def run_course(runners: Mapping[str, Runner], promise: Slo, load_seconds: float, soak_seconds: float) -> None:
     """Take the runners over the course, the first of them, the candidate, to its end."""
     for runner in runners.values():
-        runner.warm_up(promise.peak_rps)
+        runner.warm_up(promise.expected_peak_rps)
     for name, times in PEAKS:
         is_last = name == PEAKS[-1][0]
-        offer = Offer(name, times * promise.peak_rps, load_seconds if is_last else load_seconds / 2)
+        offer = Offer(name, times * promise.expected_peak_rps, load_seconds if is_last else load_seconds / 2)
         for runner in _there(runners):
             runner.peak(offer, promise, MOST_ROUNDS if is_last else 1)
     for runner in _there(runners):
@@ -177,13 +167,14 @@ def run_course(
     candidate.soak(soak_seconds)
 
 
+def is_held(stage: Stage, p99_ms: float) -> bool:
+    """Whether a rate is held: nearly all was answered, with the p99 within the promise."""
+    answered = (stage.requests - stage.errors) / stage.planned
+    return stage.p99_ms <= p99_ms and answered >= KEPT_SHARE
+
+
 def _there(runners: Mapping[str, Runner]) -> list[Runner]:
     return [runner for runner in runners.values() if not runner.is_gone]
-
-
-def _held(stage: Stage, promise: Promise) -> bool:
-    answered = (stage.requests - stage.errors) / stage.planned
-    return stage.p99_ms <= promise.p99_ms and answered >= KEPT_SHARE
 
 
 def _once_connected(offer: Offer, stage: Stage, samples: Samples) -> tuple[Stage, Samples]:

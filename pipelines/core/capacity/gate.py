@@ -1,14 +1,10 @@
 """Whether a release keeps its promise under load: the verdicts of the load test."""
 
-from typing import TYPE_CHECKING
-
 from pipelines.core.capacity.proof import Load, Trial
+from pipelines.core.capacity.proposal import Proposal
 from pipelines.core.errors import LoadTestInvalid
 from pipelines.core.latency import Stage, fell_behind
 from pipelines.core.verdict import Outcome, Verdict, judge
-
-if TYPE_CHECKING:
-    from pipelines.core.capacity.search import Proposal
 
 PLAN_GATE = "plan_keeps_promise"
 WITHIN_SLO, BOUNDED, NO_LEAK = "within_slo", "overload_is_bounded", "no_leak"
@@ -29,7 +25,7 @@ MOST_DESCRIPTORS = 16
 """So many more at the end than at the beginning are not connections that come and go."""
 
 
-def judge_plan(proposal: "Proposal", subject: str) -> Verdict:
+def judge_plan(proposal: Proposal, subject: str) -> Verdict:
     """Whether the plan should keep the promise, as foretold; where not, what would have to change."""
     outcome: Outcome = "pass" if proposal.met else "fail"
     reasons = proposal.reasons if proposal.met else (*proposal.reasons, *proposal.advice)
