@@ -1,11 +1,11 @@
 """One part of the benchmark, from a shell: it prints a table, and writes results.json only with --save."""
 
 import argparse
+from functools import partial
 from importlib import import_module
 
 from tests.benchmarks.capacity import RESULTS
-from tests.benchmarks.harness.machine import facts
-from tests.benchmarks.harness.report import save
+from tests.benchmarks.harness.report import measured
 from tests.benchmarks.harness.rounds import Effort
 
 SCENARIOS = ("prediction", "derived")
@@ -21,10 +21,9 @@ def main() -> None:
     given = parser.parse_args()
     nets = [name for name in given.nets.split(",") if name]
     for scenario in given.only.split(","):
-        machine, module = facts(), import_module(f"tests.benchmarks.capacity.{scenario}")
-        figures = module.measure(Effort(given.rounds, given.seconds), *([nets] if nets else []))
-        if given.save:
-            save(RESULTS, scenario, machine, figures)
+        module = import_module(f"tests.benchmarks.capacity.{scenario}")
+        effort = Effort(given.rounds, given.seconds)
+        measured(RESULTS, scenario, partial(module.measure, effort, *([nets] if nets else [])), given.save)
 
 
 if __name__ == "__main__":

@@ -2,32 +2,31 @@
 are ratios that were measured in one run. SEATRIAL_BENCH_QUICK=1 takes one short round and writes nothing."""
 
 import os
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from tests.benchmarks.capacity import RESULTS, derived, prediction
-from tests.benchmarks.harness.machine import facts
-from tests.benchmarks.harness.report import save
+from tests.benchmarks.harness.report import measured
 from tests.benchmarks.harness.rounds import Effort
 
 QUICK = bool(os.environ.get("SEATRIAL_BENCH_QUICK"))
 
 
-def measured(scenario: str, measure, effort: Effort) -> dict:
-    machine, figures = facts(), measure(Effort(1, 4) if QUICK else effort)
-    if not QUICK:
-        save(RESULTS, scenario, machine, figures)
-    return figures["nets"]
+def nets(scenario: str, measure: Callable[[Effort], dict], effort: Effort) -> dict:
+    effort = Effort(1, 4) if QUICK else effort
+    return measured(RESULTS, scenario, partial(measure, effort), not QUICK)["nets"]
 
 
 @pytest.fixture(scope="module")
 def compared():
-    return measured("derived", derived.measure, Effort())
+    return nets("derived", derived.measure, Effort())
 
 
 @pytest.fixture(scope="module")
 def foretold():
-    return measured("prediction", prediction.measure, Effort(3, 15))
+    return nets("prediction", prediction.measure, Effort(3, 15))
 
 
 @pytest.mark.parametrize("net", derived.CASES)

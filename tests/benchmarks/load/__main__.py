@@ -1,9 +1,9 @@
 """From a shell: it prints a table, and writes results.json only with --save."""
 
 import argparse
+from functools import partial
 
-from tests.benchmarks.harness.machine import facts
-from tests.benchmarks.harness.report import save
+from tests.benchmarks.harness.report import measured
 from tests.benchmarks.harness.rounds import Effort
 from tests.benchmarks.load import RESULTS
 from tests.benchmarks.load.generators import k6, measure
@@ -17,10 +17,8 @@ def main() -> None:
     given = parser.parse_args()
     if k6() is None:
         parser.error("k6 is not installed; put it on PATH, or name it in the variable K6")
-    machine = facts()
-    figures = measure(Effort(given.rounds, given.seconds))
-    if given.save:
-        save(RESULTS, "generators", machine, figures)
+    effort = Effort(given.rounds, given.seconds)
+    measured(RESULTS, "generators", partial(measure, effort), given.save)
 
 
 main()

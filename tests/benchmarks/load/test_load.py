@@ -2,11 +2,11 @@
 were measured in one run. SEATRIAL_BENCH_QUICK=1 takes one short round and writes nothing."""
 
 import os
+from functools import partial
 
 import pytest
 
-from tests.benchmarks.harness.machine import facts
-from tests.benchmarks.harness.report import save
+from tests.benchmarks.harness.report import measured
 from tests.benchmarks.harness.rounds import Effort
 from tests.benchmarks.load import RESULTS
 from tests.benchmarks.load.generators import LIMIT, RATES, k6, measure
@@ -15,22 +15,19 @@ QUICK = bool(os.environ.get("SEATRIAL_BENCH_QUICK"))
 
 
 @pytest.fixture(scope="module")
-def measured():
+def rates():
     if k6() is None:
         pytest.skip("k6 is not installed: put it on PATH, or name it in the variable K6")
-    machine = facts()
-    figures = measure(Effort(1, 2) if QUICK else Effort())
-    if not QUICK:
-        save(RESULTS, "generators", machine, figures)
-    return figures["rates"]
+    effort = Effort(1, 2) if QUICK else Effort()
+    return measured(RESULTS, "generators", partial(measure, effort), not QUICK)["rates"]
 
 
 @pytest.mark.parametrize("rate_rps", RATES)
-def test_a_request_costs_no_more_than_one_of_k6(measured, rate_rps):
-    ratio = measured[str(rate_rps)]["ours_to_k6"]
-    assert ratio and ratio["median"] <= LIMIT, measured
+def test_a_request_costs_no_more_than_one_of_k6(rates, rate_rps):
+    ratio = rates[str(rate_rps)]["ours_to_k6"]
+    assert ratio and ratio["median"] <= LIMIT, rates
 
 
 @pytest.mark.parametrize("rate_rps", RATES)
-def test_what_was_asked_is_sent(measured, rate_rps):
-    assert measured[str(rate_rps)]["generators"]["ours"]["sent_share"]["median"] >= 0.99
+def test_what_was_asked_is_sent(rates, rate_rps):
+    assert rates[str(rate_rps)]["generators"]["ours"]["sent_share"]["median"] >= 0.99

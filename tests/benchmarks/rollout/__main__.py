@@ -1,9 +1,9 @@
 """Simulated rollouts, from a shell: tables, and results.json only with --save. One process, some minutes."""
 
 import argparse
+from functools import partial
 
-from tests.benchmarks.harness.machine import facts
-from tests.benchmarks.harness.report import save
+from tests.benchmarks.harness.report import measured
 from tests.benchmarks.rollout import RESULTS, detection
 
 SCENARIOS = {
@@ -20,10 +20,8 @@ def main() -> None:
     parser.add_argument("--save", action="store_true")
     given = parser.parse_args()
     for name in given.only.split(","):
-        machine, (measure, runs) = facts(), SCENARIOS[name]
-        figures = measure(given.runs or runs)
-        if given.save:
-            save(RESULTS, name, machine, figures)
+        measure, runs = SCENARIOS[name]
+        measured(RESULTS, name, partial(measure, given.runs or runs), given.save)
 
 
 main()
