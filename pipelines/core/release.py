@@ -4,16 +4,20 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipelines.core.rollout.routes import Limits
+
 
 @dataclass(frozen=True)
 class Release:
     """One version of a model as it serves.
 
+    registered the model's name in the registry
     tag        of the bento
     path       where it answers below the shared address
     artifact   its folder, relative to SEATRIAL_HOME
     evidence   digests, verdicts and figures that it was judged by
     image      name@sha256:… of the container image that it runs from; empty: it runs as processes
+    limits     what the router lets through to it
     """
 
     model: str
@@ -25,6 +29,8 @@ class Release:
     artifact: str
     evidence: Mapping[str, Any] = field(default_factory=dict)
     image: str = ""
+    registered: str = ""
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def process(self) -> str:
@@ -37,4 +43,4 @@ class Release:
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> "Release":
-        return cls(**found)
+        return cls(**{**found, "limits": Limits(**found["limits"])})

@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipelines.core.spec.base import Settings
 from pipelines.core.spec.gate import GateSpec, refuse_drop
+from pipelines.core.spec.rollout import RolloutSpec
 from pipelines.core.spec.serving import ServingSpec
 from pipelines.core.spec.watching import MonitoringSpec, ScoringSpec
 
@@ -37,6 +38,7 @@ class ModelSpec(Settings):
     data: DataSpec
     gate: GateSpec = Field(default_factory=GateSpec)
     serving: ServingSpec = Field(default_factory=ServingSpec)
+    rollout: RolloutSpec = Field(default_factory=RolloutSpec)
     scoring: ScoringSpec | None = None
     monitoring: MonitoringSpec = Field(default_factory=MonitoringSpec)
 
