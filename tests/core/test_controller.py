@@ -249,7 +249,7 @@ def played(plan: Plan, seen: list, resumed: bool = False) -> Iterator[tuple[Stat
 
 def harmed(observation: Observation) -> bool:
     arms = (observation.stable, observation.canary)
-    return all(arm and arm.requests > 1000 for arm in arms) and (
+    return all(arm and arm.requests > 1000 and arm.errors <= arm.requests for arm in arms) and (
         arms[1].errors / arms[1].requests > arms[0].errors / arms[0].requests + 0.15
     )
 

@@ -53,7 +53,7 @@ class RolloutSpec(Settings):
     strategy: list[str] = Field(
         default=["canary", "full"],
         description="Steps in order: shadow (copies of requests), canary (few users, then more), ab (half of "
-        "the users, for weeks), blue_green (all at once, stable kept ready), full (it is stable from now on). "
+        "the users, for weeks), blue_green (all at once, stable kept ready), full (it is stable now). "
         "[full] alone: at once, once all gates passed. Without full it is an experiment, after which all "
         "users are back with stable.",
     )
@@ -78,7 +78,7 @@ class RolloutSpec(Settings):
     metrics: list[MetricSpec] = Field(default=[], description="Metrics of labels or of the business.")
     alpha: float = Field(
         default=0.05,
-        description="The chance that a release that is no worse is rolled back, over all looks at all of this.",
+        description="The chance that a release that is no worse is rolled back, over all looks at all this.",
     )
 
     # How fast.
