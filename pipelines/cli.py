@@ -13,7 +13,7 @@ from rich.markup import escape
 from bentos.contract import ContractViolation
 from bentos.manifest import ManifestMismatch
 from pipelines.core.errors import SeatrialError
-from pipelines.defs.resources import Installation
+from pipelines.installation import Installation
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console(highlight=False, soft_wrap=True)

@@ -13,7 +13,7 @@ from pipelines.assets.common import Chapter
 from pipelines.components import ServedModel
 from pipelines.core.drift import DriftReport
 from pipelines.core.errors import ModelNotFound, SettingsInvalid
-from pipelines.defs.resources import Installation
+from pipelines.installation import Installation
 from pipelines.runner import Runner
 from pipelines.summary import example_request, load_table, print_ladder, scored_rows, starting_seconds
 

@@ -1,27 +1,51 @@
 """From a bento that passed everything to the release that serves."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
-from bentos.manifest import Manifest
-from pipelines.assets.common import Chapter
+from bentos.engines.engine import PROVIDERS, Engine
+from bentos.manifest import MODEL_FILE, Manifest
+from pipelines.assets.common import Chapter, verdict_check
 from pipelines.assets.package import BENTO_FILE
 from pipelines.core.errors import EvidenceMissing
 from pipelines.core.evidence import GATES, Subjects, verify_evidence
 from pipelines.core.home import Home
-from pipelines.gateways.deployments import Deployments, Release
+from pipelines.core.release import Release
+from pipelines.core.rollout.answers import answers_of
+from pipelines.core.rollout.plan import Plan
+from pipelines.core.rollout.routing import limits_of
+from pipelines.core.rollout.standing import Rollout
+from pipelines.core.rows import read_rows, sample, to_tensors
+from pipelines.core.texts import tokenizer_of
+from pipelines.core.verdict import Verdict
+from pipelines.gateways.alias import settle
+from pipelines.gateways.deployments import Deployments
 from pipelines.gateways.ledger import Ledger
 from pipelines.gateways.registry import Registry
+from pipelines.gateways.tables import replacing_folder
 
-CHAMPION = "champion"
+ROLLED_OUT = "rolled_out"
+ROLLOUT_FILE = "rollout.json"
+ROLLOUT_TAG = "seatrial/rollout"
+"""Of a run that only records how the rollout of this number ended."""
+ANSWER_ROWS = 2000
 
 
 def rollout(chapter: Chapter) -> Sequence:
     """The chapter's assets and checks."""
-    return [_deployment(chapter), _healthy(chapter)]
+    return [
+        _deployment(chapter),
+        _healthy(chapter),
+        verdict_check(
+            chapter, "deployment", ROLLED_OUT,
+            "The release did no harm in its rollout and has all users; or it is an experiment, concluded.",
+            blocking=False,
+        ),
+    ]  # fmt: skip
 
 
 def _deployment(chapter: Chapter) -> dg.AssetsDefinition:
@@ -42,33 +66,95 @@ def _deployment(chapter: Chapter) -> dg.AssetsDefinition:
         ledger: dg.ResourceParam[Ledger],
         registry: dg.ResourceParam[Registry],
     ) -> dg.MaterializeResult:
-        """The release that serves behind the shared address.
+        """The release behind the shared address, and how it came there.
 
         All evidence is read again first: every gate passed, about this very model file and bento, compared
-        with the version that serves now. The new service is ready before it gets a request, the old one ends
-        when its last request was answered; should anything fail, the old one goes on.
+        with the version that serves now. The first release serves at once. A later one is rolled out step by
+        step by a process of its own, which this run only follows: it goes on, and decides, without Dagster.
         """
         version = context.partition_key
-        release = verified_release(chapter, home, ledger, version)
-        deployments.take_over(release)
-        registry.set_alias(spec.registered_name, CHAMPION, version)
-        status = deployments.status(spec.name)
+        number = context.run.tags.get(ROLLOUT_TAG)
+        if number is None:
+            begun = _begin(chapter, home, deployments, ledger, version)
+        else:
+            begun = next(one for one in ledger.standing(spec.name).rollouts if one.number == int(number))
+        if begun is not None:
+            for now in deployments.follow(spec.name, begun.number, spec.rollout.follow_seconds):
+                context.log.info(_sentence(now))
+                begun = now
+        settle(ledger, registry, spec.name)
+        release = begun.canary if begun else ledger.production(spec.name)
+        assert release
+        verdict = _verdict(begun, release)
+        with replacing_folder(chapter.of_version(home, "deployment", version)) as folder:
+            verdict.save(folder)
+            outcome = begun.outcome if begun else "deployed"
+            told = {"number": begun.number if begun else None, "outcome": outcome}
+            (folder / ROLLOUT_FILE).write_text(json.dumps(told))
         return dg.MaterializeResult(
             metadata={
-                "address": dg.MetadataValue.url(status["address"]),
+                "address": dg.MetadataValue.url(deployments.status(spec.name)["address"]),
                 "release_id": release.release_id,
                 "rung": release.rung,
+                "rollout": verdict.why,
                 **release.evidence,
             },
-            data_version=dg.DataVersion(release.release_id),
+            data_version=dg.DataVersion(f"{release.release_id} {verdict.outcome}"),
         )
 
     return deployment
 
 
+def _begin(
+    chapter: Chapter, home: Home, deployments: Deployments, ledger: Ledger, version: str
+) -> Rollout | None:
+    """Put the version into production at once, where that is so wished or nothing serves yet; else begin to
+    roll it out."""
+    plan = chapter.spec.rollout.plan()
+    release = verified_release(chapter, home, ledger, version)
+    serving = ledger.production(chapter.spec.name)
+    if plan is None or serving is None or serving.release_id == release.release_id:
+        deployments.take_over(release)
+        return None
+    return deployments.begin(release, plan, _setting(chapter, home, release, plan))
+
+
+def _setting(chapter: Chapter, home: Home, release: Release, plan: Plan) -> Mapping[str, Any]:
+    """What the controller has to know beside the plan: how long stable is kept ready afterwards, the bins
+    that answers are counted in, and where metrics come from."""
+    spec = chapter.spec.rollout
+    setting: dict[str, Any] = {"standby_seconds": spec.standby_seconds}
+    setting["metrics"] = [metric.source() for metric in spec.metrics]
+    if spec.max_prediction_distance is not None:
+        artifact = home.root / release.artifact
+        manifest = Manifest.load(chapter.of_version(home, "bento", release.version))
+        engine = Engine(artifact / MODEL_FILE, manifest.contract, providers=PROVIDERS["cpu"])
+        rows = sample(read_rows(home.data(chapter.spec.data.holdout), "holdout"), ANSWER_ROWS)
+        tokenizer = tokenizer_of(manifest.contract, artifact)
+        outputs = engine.run(to_tensors(manifest.contract, rows, "holdout", tokenizer))
+        setting["answers"] = answers_of(manifest.contract, outputs).to_dict()
+    return setting
+
+
+def _sentence(rollout: Rollout) -> str:
+    state = rollout.state
+    return f"{rollout.canary.release_id}: {state.phase} at {100 * state.weight:g} % of the users: {state.why}"
+
+
+def _verdict(rollout: Rollout | None, release: Release) -> Verdict:
+    if rollout is None:
+        return Verdict(ROLLED_OUT, "pass", release.release_id, ("it took over at once",))
+    numbers = {"rollout": rollout.number, "weight": rollout.state.weight}
+    if rollout.outcome is None:
+        why = f"the rollout goes on: {rollout.state.why}"
+        return Verdict(ROLLED_OUT, "inconclusive", release.release_id, (why,), numbers)
+    outcome = "fail" if rollout.outcome == "rolled_back" else "pass"
+    return Verdict(ROLLED_OUT, outcome, release.release_id, (rollout.state.why,), numbers)
+
+
 def verified_release(chapter: Chapter, home: Home, ledger: Ledger, version: str) -> Release:
     """The release of a version with its evidence. Raises EvidenceMissing unless all of it holds."""
-    name = chapter.spec.name
+    spec, name = chapter.spec, chapter.spec.name
     folders = {asset: chapter.of_version(home, asset, version) for asset in (*GATES, "bento")}
     try:
         bento = json.loads((folders["bento"] / BENTO_FILE).read_text())
@@ -79,17 +165,17 @@ def verified_release(chapter: Chapter, home: Home, ledger: Ledger, version: str)
     compared = None if serving is None or serving.version == version else serving.version
     subjects = Subjects(manifest.sha256, bento["tag"])
     verdicts = verify_evidence(f"{name} version {version}", folders, Path(bento["model"]), subjects, compared)
-    evidence = {"model_sha256": manifest.sha256, "files": dict(manifest.files), **verdicts}
-    artifact = str(folders["release_model"].relative_to(home.root))
     return Release(
         name,
         version,
         manifest.release_id,
         manifest.rung,
         bento["tag"],
-        chapter.spec.serving.path,
-        artifact,
-        evidence,
+        spec.serving.path,
+        str(folders["release_model"].relative_to(home.root)),
+        {"model_sha256": manifest.sha256, "files": dict(manifest.files), **verdicts},
+        registered=spec.registered_name,
+        limits=limits_of(manifest.plan, spec.serving.max_rps),
     )
 
 
@@ -97,17 +183,14 @@ def _healthy(chapter: Chapter) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=chapter.key("deployment"),
         name="healthy",
-        description="The release answers through the shared address.",
+        description="What is in production answers through the shared address.",
     )
     def healthy(
-        context: dg.AssetCheckExecutionContext,
-        deployments: dg.ResourceParam[Deployments],
-        ledger: dg.ResourceParam[Ledger],
+        context: dg.AssetCheckExecutionContext, deployments: dg.ResourceParam[Deployments]
     ) -> dg.AssetCheckResult:
-        status, entry = deployments.status(chapter.spec.name), ledger.production(chapter.spec.name)
-        serves = entry is not None and entry.version == context.partition_key
+        status = deployments.status(chapter.spec.name)
         return dg.AssetCheckResult(
-            passed=bool(status["ready"]) and serves,
+            passed=bool(status["ready"]),
             description=f"{status['release_id']} is {status['state']} at {status['address']}",
         )
 

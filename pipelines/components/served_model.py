@@ -16,6 +16,7 @@ from pipelines.assets.report import report
 from pipelines.assets.rollout import rollout
 from pipelines.assets.score import score
 from pipelines.components.registry_sensor import registry_sensor
+from pipelines.components.rollout_sensor import rollout_sensor
 from pipelines.components.scaffolder import ServedModelScaffolder
 from pipelines.core.metrics import metric_of
 from pipelines.core.spec import ModelSpec, ScoringSpec
@@ -28,8 +29,8 @@ ONE_AT_A_TIME = {"seatrial/release": "one at a time"}
 class ServedModel(ModelSpec, dg.Component, dg.Resolvable):
     """A model from its registration to a release that serves, scores and is watched.
 
-    Makes the assets [name, …], their checks, the jobs NAME_release, NAME_scoring and NAME_performance, a
-    sensor on the registry and the schedules of scoring.
+    Makes the assets [name, …], their checks, the jobs NAME_release, NAME_rollout, NAME_scoring and
+    NAME_performance, sensors on the registry and on rollouts, and the schedules of scoring.
     """
 
     @classmethod
@@ -47,15 +48,20 @@ class ServedModel(ModelSpec, dg.Component, dg.Resolvable):
         release = [*optimize(chapter), *package(chapter), *load(chapter), *rollout(chapter)]
         released = dg.AssetSelection.assets(*_keys(release), chapter.key("release_report"))
         release_job = dg.define_asset_job(f"{self.name}_release", released, tags=ONE_AT_A_TIME)
+        deployed = dg.AssetSelection.assets(chapter.key("deployment"), chapter.key("release_report"))
+        rollout_job = dg.define_asset_job(f"{self.name}_rollout", deployed)
         watching = [*score(chapter, self.scoring), *monitor(chapter, self.scoring)] if self.scoring else []
         jobs, schedules = _scoring_jobs(chapter, self.scoring) if self.scoring else ([], [])
         definitions = [*release, *watching, *report(chapter, self.scoring)]
         return dg.Definitions(
             assets=[item for item in definitions if not isinstance(item, dg.AssetChecksDefinition)],
             asset_checks=[item for item in definitions if isinstance(item, dg.AssetChecksDefinition)],
-            jobs=[release_job, *jobs],
+            jobs=[release_job, rollout_job, *jobs],
             schedules=schedules,
-            sensors=[registry_sensor(chapter, release_job.name)],
+            sensors=[
+                registry_sensor(chapter, release_job.name),
+                rollout_sensor(chapter, rollout_job.name),
+            ],
         )
 
 

@@ -1,107 +1,192 @@
-"""One release taking over from another, over the doors to bentos, processes, router and ledger.
+"""One release taking the place of another, over the doors to services, router and ledger.
 
-The order is what keeps requests safe: the new service is ready before the router knows it, the router has
-confirmed it before the ledger says so, and the old one ends only when nobody waits for it any more.
+The ledger says how it is to be, services and router follow. A service is ready before the router knows it,
+the router has confirmed it before the ledger says so, and one ends only when nobody waits for it any more; so
+whatever is killed in between, what the ledger says can be brought about again.
 """
 
-import http.client
-import random
-import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipelines.core.capacity.readings import Usage
-from pipelines.core.errors import NothingInProduction, ServiceFailed, SettingsInvalid
+from pipelines.core.entries import Action
+from pipelines.core.errors import (
+    LedgerMoved,
+    NothingInProduction,
+    NoWayBack,
+    RolloutGoesOn,
+    SettingsInvalid,
+)
+from pipelines.core.release import Release
+from pipelines.core.rollout import controller
+from pipelines.core.rollout.controller import Decision
+from pipelines.core.rollout.plan import Plan
+from pipelines.core.rollout.routes import Route, Target
+from pipelines.core.rollout.routing import kept, route_of
+from pipelines.core.rollout.standing import Rollout, Standing
 from pipelines.gateways.bento_store import BentoStore
-from pipelines.gateways.envoy import Router, Target
-from pipelines.gateways.ledger import Action, Entry, Ledger
-from pipelines.gateways.processes import Processes
+from pipelines.gateways.envoy import Router
+from pipelines.gateways.ledger import Ledger
+from pipelines.gateways.processes import Command, Processes
+from pipelines.gateways.services import ALIVE, Services, Staged
 
-PORTS = range(20_000, 32_000)  # below those that the system hands out to clients
-ALIVE = ("STARTING", "RUNNING")
-
-
-@dataclass(frozen=True)
-class Release:
-    """What is put into production; see `Entry` for the fields."""
-
-    model: str
-    version: str
-    release_id: str
-    rung: str
-    tag: str
-    path: str
-    artifact: str
-    evidence: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, entry: Entry) -> "Release":
-        return cls(**{name: getattr(entry, name) for name in cls.__dataclass_fields__})
-
-    @property
-    def process(self) -> str:
-        return f"{self.model}-{self.release_id}"
-
-
-@dataclass(frozen=True)
-class Staged:
-    """A service apart from production: its base URL, and what its processes use. That raises ServiceFailed
-    once they are gone."""
-
-    url: str
-    usage: Callable[[], Usage]
+CONTROLLER = "controller"
+"""The name of its process."""
+SAID: Mapping[str, Action] = {
+    "set_weight": "moved",
+    "promote": "promoted",
+    "roll_back": "rolled_back",
+    "end": "ended",
+}
+"""What the ledger says of a decision."""
+FOLLOW_SECONDS = 0.5
 
 
 @dataclass
 class Deployments:
     """Services of releases.
 
+    controller      runs the process that leads rollouts; None: there is none
     ready_seconds   a service that is not ready by then has failed
     drain_seconds   how long requests in flight may keep an old service alive
+    aside           how services are ended, which takes a while: at once, or beside other work
     """
 
     processes: Processes
     router: Router
     bentos: BentoStore
     ledger: Ledger
+    controller: Command | None = None
     ready_seconds: float = 60
     drain_seconds: float = 60
+    aside: Callable[[Callable[[], None]], object] = field(default=lambda work: work())
+    _left: set[Target] = field(default_factory=set, init=False)
 
-    @contextmanager
-    def stage(self, name: str, tag: str) -> Iterator[Staged]:
-        """Serve a bento apart from production, without a prediction log, while the block runs. Yields the
-        ready service. Raises ServiceFailed."""
-        process = f"{name}.stage"
-        with ExitStack() as undo:
-            undo.callback(self.processes.stop, process)
-            port = self._start(process, tag, logged=False)
-            self._wait_until_ready(process, port)
-            yield Staged(f"http://127.0.0.1:{port}", partial(self.processes.usage, process))
+    @property
+    def services(self) -> Services:
+        return Services(self.processes, self.bentos, self.ready_seconds)
 
-    def take_over(self, release: Release, action: Action = "deployed") -> None:
-        """Put the release into production. If anything fails, all is as it was before. A release that serves
-        already is left alone. Raises ServiceFailed, PortTaken, SettingsInvalid."""
-        with self.ledger.turn():
-            self._refuse_shared_path(release)
-            former, routes = self.ledger.production(release.model), self.router.routes()
-            with ExitStack() as undo:
-                target = self._serve(release, former, routes, undo)
-                if former is None or former.release_id != release.release_id:
-                    self._record(release, action, target)
-                undo.pop_all()
-            self._retire(release, routes)
+    def stage(self, name: str, tag: str) -> AbstractContextManager[Staged]:
+        """See Services.stage."""
+        return self.services.stage(name, tag)
+
+    def take_over(self, release: Release) -> None:
+        """Put the release into production at once. If anything fails, all is as it was before. A release that
+        serves already is left alone. Raises ServiceFailed, PortTaken, SettingsInvalid, RolloutGoesOn."""
+        self._replace(release, "deployed", {})
+
+    def begin(self, release: Release, plan: Plan, setting: Mapping[str, Any]) -> Rollout:
+        """Start to roll the release out: its service is ready, the ledger says so, the controller leads on.
+        `setting` is kept with the plan. One that goes on is left alone. If anything fails, all is as it was.
+        Raises NothingInProduction, RolloutGoesOn, SettingsInvalid, ServiceFailed, LedgerMoved."""
+        model = release.model
+        with self.ledger.turn(), ExitStack() as undo:
+            found = self.ledger.standing(model)
+            if found.production is None:
+                raise NothingInProduction(model)
+            if found.rollout and found.rollout.canary.release_id == release.release_id:
+                return found.rollout
+            if found.rollout:
+                raise RolloutGoesOn(model, found.rollout.canary.release_id)
+            if found.production.path != release.path:
+                mend = (
+                    f"{model} serves at {found.production.path}; roll out there, or move by strategy: [full]"
+                )
+                raise SettingsInvalid("serving.path", release.path, mend)
+            current = self._bring_up(found)
+            target = self._serve(release, undo)
+            self.router.route({release.path: replace(current, canary=target)})
+            undo.callback(self.router.route, {release.path: current})
+            state = controller.start(plan, time.time()).state
+            details = {"plan": plan.to_dict(), "state": state.to_dict(), **setting}
+            self.ledger.append(model, "started", after=found.last, release=release, details=details)
+            undo.pop_all()
+        self.apply(model)
+        self._watch()
+        begun = self.ledger.standing(model).rollouts[-1]
+        return begun
+
+    def follow(self, model: str, number: int, seconds: float) -> Iterator[Rollout]:
+        """A rollout each time that its step, its weight or its outcome changed, until it is over or `seconds`
+        have passed."""
+        deadline, last = time.monotonic() + seconds, None
+        while True:
+            rollout = next(each for each in self.ledger.standing(model).rollouts if each.number == number)
+            if rollout != last:
+                yield rollout
+            last = rollout
+            if rollout.outcome or time.monotonic() >= deadline:
+                return
+            time.sleep(FOLLOW_SECONDS)  # the controller is another process
+
+    def act(self, found: Standing, decision: Decision) -> None:
+        """Record what was decided of the rollout that goes on, and let the router follow. Going back is done
+        even where it can't be recorded. Raises LedgerMoved, ServiceFailed."""
+        rollout = found.rollout
+        assert rollout and found.production
+        release, action = rollout.canary, SAID[decision.action]
+        details = {"state": decision.state.to_dict(), "why": decision.why, "findings": decision.findings}
+        try:
+            self.ledger.append(
+                release.model,
+                action,
+                after=found.last,
+                release=release,
+                rollout=rollout.number,
+                details=details,
+            )
+        except LedgerMoved:
+            raise
+        except Exception:
+            if action == "rolled_back":
+                self._without_canary(found.production)
+            raise
+        self.apply(release.model)
+
+    def roll_back(self, model: str, why: str) -> Release:
+        """End the rollout that goes on, or put the release before into production again. Returns what serves
+        then. Raises NothingInProduction, NoWayBack, ServiceFailed."""
+        while True:
+            found = self.ledger.standing(model)
+            if found.production is None:
+                raise NothingInProduction(model)
+            if found.rollout is None:
+                break
+            with suppress(LedgerMoved):  # the controller was faster: look again
+                self.act(found, controller.roll_back(found.rollout.state, why, time.time()))
+                return found.production
+        if found.former is None:
+            raise NoWayBack(model, f"{found.production.release_id} is the first release that ever served")
+        self._replace(found.former, "restored", {"why": why})
+        return found.former
 
     def ensure(self, model: str) -> None:
-        """Serve what is in production, after `down` or a reboot. Raises as `take_over`, and
+        """Serve what the ledger says, after `down` or a reboot. Raises ServiceFailed, PortTaken, and
         NothingInProduction."""
-        production = self.ledger.production(model)
-        if production is None:
-            raise NothingInProduction(model)
-        self.take_over(Release.of(production))
+        with self.ledger.turn():
+            found = self.ledger.standing(model)
+            if found.production is None:
+                raise NothingInProduction(model)
+            self._bring_up(found)
+        self.apply(model)
+        self._watch()
+
+    def apply(self, model: str) -> None:
+        """Let the router do what the ledger says, unless it does, and end services that are not needed."""
+        found, last = self.ledger.standing(model), -1
+        while found.production and found.last != last:  # somebody else's entry may come in between
+            last, path = found.last, found.production.path
+            current = self.router.routes().get(path)
+            if current is None:
+                return  # after `down`, until somebody says `ensure`
+            wanted = route_of(found, {each.release_id: each for each in current.targets}, time.time())
+            if wanted != current:
+                self.router.route({path: wanted})
+            self._left |= current.targets - wanted.targets
+            found = self.ledger.standing(model)
+        self._end_others(found)
 
     def down(self) -> None:
         """End every process."""
@@ -109,17 +194,41 @@ class Deployments:
 
     def status(self, model: str) -> dict[str, Any]:
         """Which release is in production, its address and process, and whether it answers."""
-        production = self.ledger.production(model)
-        if production is None:
+        release = self.ledger.production(model)
+        if release is None:
             return {"release_id": None, "address": None, "path": None, "state": "STOPPED", "ready": False}
-        release = Release.of(production)
+        route = self.router.routes().get(release.path)
         return {
             "release_id": release.release_id,
             "address": self.router.address + release.path.rstrip("/"),
             "path": release.path,
             "state": self.processes.states().get(release.process, "STOPPED"),
-            "ready": self._is_ready(release),
+            "ready": self._ready_target(release, route) is not None,
         }
+
+    def _replace(self, release: Release, action: Action, details: Mapping[str, Any]) -> None:
+        model = release.model
+        with self.ledger.turn(), ExitStack() as undo:
+            found = self.ledger.standing(model)
+            if found.rollout:
+                raise RolloutGoesOn(model, found.rollout.canary.release_id)
+            self._refuse_shared_path(release)
+            routes, former = self.router.routes(), found.production
+            target = self._serve(release, undo)
+            wanted = Route(target, label=model, limits=release.limits)
+            changes: dict[str, Route | None] = {release.path: wanted}
+            if former and former.path != release.path and former.path in routes:
+                changes[former.path] = None
+            if any(routes.get(path) != route for path, route in changes.items()):
+                self.router.route(changes)
+                undo.callback(self.router.route, {path: routes.get(path) for path in changes})
+            if former is None or former.release_id != release.release_id:
+                self.ledger.append(model, action, after=found.last, release=release, details=details)
+            undo.pop_all()
+        before = {each for path in changes if path in routes for each in routes[path].targets}
+        self._left |= before - {target}
+        self._end_others(self.ledger.standing(model))
+        self._watch()
 
     def _refuse_shared_path(self, release: Release) -> None:
         for model in self.ledger.models():
@@ -129,94 +238,62 @@ class Deployments:
                     "serving.path", release.path, f"{model} answers there, choose another in defs.yaml"
                 )
 
-    def _serve(
-        self, release: Release, former: Entry | None, routes: Mapping[str, Target], undo: ExitStack
-    ) -> Target:
-        """Start the release and route to it, unless that is so already."""
-        if self._is_ready(release):
-            self.router.ensure()
-            return routes[release.path]
-        undo.callback(self.processes.stop, release.process)
-        target = Target(release.release_id, self._start(release.process, release.tag, logged=True))
-        self.router.ensure()  # starts, where it must, while the service does
-        self._wait_until_ready(release.process, target.port)
-        self._check_identity(release, target)
-        others = {path: to for path, to in routes.items() if former is None or path != former.path}
-        self.router.route({**others, release.path: target})
-        undo.callback(self.router.route, routes)
+    def _bring_up(self, found: Standing) -> Route:
+        """All services that are to run, and the router with them. Returns their route."""
+        assert found.production
+        starting = {each: self._start(each) for each in kept(found, time.time())}
+        self.router.ensure()
+        targets = {each.release_id: ready() for each, ready in starting.items()}
+        path, wanted = found.production.path, route_of(found, targets, time.time())
+        if self.router.routes().get(path) != wanted:
+            self.router.route({path: wanted})
+        return wanted
+
+    def _serve(self, release: Release, undo: ExitStack) -> Target:
+        """The release where it runs; it is started unless it does."""
+        if (target := self._ready_target(release, self.router.routes().get(release.path))) is None:
+            undo.callback(self.services.stop, release)
+            ready = self.services.start(release)
+            self.router.ensure()  # starts, where it must, while the service does
+            return ready()
+        self.router.ensure()
         return target
 
-    def _start(self, process: str, tag: str, *, logged: bool) -> int:
-        """Start the bento as `process`. Returns its port, which was free."""
-        port = free_port()
-        self.processes.start(process, self.bentos.command(tag, port, logged=logged))
-        return port
+    def _start(self, release: Release) -> Callable[[], Target]:
+        target = self._ready_target(release, self.router.routes().get(release.path))
+        return self.services.start(release) if target is None else lambda: target
 
-    def _wait_until_ready(self, process: str, port: int) -> None:
-        deadline = time.monotonic() + self.ready_seconds
-        while _answer(port, "/readyz")[0] != 200:
-            state = self.processes.states().get(process, "STOPPED")
-            if state not in ALIVE:
-                raise self._failure(process, f"ended before it was ready ({state})")
-            if time.monotonic() > deadline:
-                raise self._failure(process, f"was not ready within {self.ready_seconds:g} s")
-            time.sleep(0.05)  # nobody tells when a port begins to answer
+    def _ready_target(self, release: Release, route: Route | None) -> Target | None:
+        """Where the release runs by the routes, if it does."""
+        targets = (each for each in (route.targets if route else ()) if each.release_id == release.release_id)
+        return next((each for each in targets if self.services.is_ready(release, each)), None)
 
-    def _failure(self, process: str, reason: str) -> ServiceFailed:
-        log = self.processes.log(process)
-        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-        last = " | ".join(line.strip() for line in lines[-3:] if line.strip())
-        return ServiceFailed(process, f"{reason}: {last}" if last else reason, log)
+    def _without_canary(self, production: Release) -> None:
+        current = self.router.routes().get(production.path)
+        if current:
+            self.router.route({production.path: replace(current, canary=None, weight=0.0, mirrored=0.0)})
 
-    def _check_identity(self, release: Release, target: Target) -> None:
-        answers = (_answer(target.port, path)[1] for path in ("/readyz", "/livez"))
-        found = next((header for header in answers if header), None)
-        if found != release.release_id:
-            reason = f"says it is release {found} where {release.release_id} is expected"
-            raise self._failure(release.process, reason)
-
-    def _is_ready(self, release: Release) -> bool:
-        """Whether the release runs where the router sends its requests."""
-        target = self.router.routes().get(release.path)
-        if target is None or target.release_id != release.release_id:
-            return False
-        running = self.processes.states().get(release.process) in ALIVE
-        return running and _answer(target.port, "/readyz")[0] == 200
-
-    def _record(self, release: Release, action: Action, target: Target) -> None:
-        fields = {name: value for name, value in asdict(release).items() if name != "model"}
-        self.ledger.record(release.model, action, {**fields, "port": target.port})
-
-    def _retire(self, release: Release, routes: Mapping[str, Target]) -> None:
+    def _end_others(self, found: Standing) -> None:
         """Once they are idle, end the other services of the model, one that a crash left behind included."""
+        if found.production is None:
+            return
+        model, keep = found.production.model, {each.process for each in kept(found, time.time())}
+        others = {name for name in self.processes.states() if name.startswith(f"{model}-")}
+        if ending := others - keep:
+            self.aside(lambda: self._end(model, ending))
+
+    def _end(self, model: str, processes: Collection[str]) -> None:
         deadline = time.monotonic() + self.drain_seconds
-        current = self.router.routes()
-        for target in set(routes.values()) - set(current.values()):
+        leaving = {each for each in self._left if f"{model}-{each.release_id}" in processes}
+        for target in leaving:
             while self.router.in_flight(target) and time.monotonic() < deadline:
                 time.sleep(0.05)  # the router only says how many are left when it is asked
-        for process in self.processes.states():
-            if process.startswith(f"{release.model}-") and process != release.process:
-                self.processes.stop(process)
-        self.router.route(current)  # forgets the former target, which may have been busy until now
+        for process in processes:
+            self.processes.stop(process)
+        self._left -= leaving
+        self.router.route({})  # forgets former targets, which may have been busy until now
 
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has."""
-    while True:
-        port = random.choice(PORTS)
-        with suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port
-
-
-def _answer(port: int, path: str) -> tuple[int, str | None]:
-    """Status and x-release-id of a GET; status 0 where nobody answers."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        return response.status, response.headers["x-release-id"]
-    except (OSError, http.client.HTTPException):
-        return 0, None
-    finally:
-        connection.close()
+    def _watch(self) -> None:
+        """See that the controller runs."""
+        if self.controller and self.processes.states().get(CONTROLLER) not in ALIVE:
+            self.processes.start(CONTROLLER, self.controller)

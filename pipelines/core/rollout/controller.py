@@ -90,6 +90,11 @@ class Decision:
     why: str
     assessment: Assessment | None = None
 
+    @property
+    def findings(self) -> list[dict[str, Any]]:
+        """As JSON has them; none where nothing was judged."""
+        return [each.to_dict() for each in self.assessment.findings] if self.assessment else []
+
 
 def start(plan: Plan, now: float) -> Decision:
     """The first step begins."""

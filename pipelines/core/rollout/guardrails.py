@@ -8,8 +8,8 @@ or is not known well enough is inconclusive and never harmless.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
 
 from pipelines.core.errors import SettingsInvalid
 from pipelines.core.rollout import effects
@@ -130,6 +130,10 @@ class Finding:
     outcome: Outcome
     why: str
     numbers: Mapping[str, float | None] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """How a version takes the place of another: the section `rollout` of defs.yaml."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -41,6 +41,11 @@ class MetricSpec(Settings):
         if (self.sql is None) == (self.function is None):
             raise ValueError(f"the metric {self.name} needs either sql or function")
         return self
+
+    def source(self) -> dict[str, Any]:
+        """Where it comes from, as JSON has it."""
+        names = ("name", "sql", "function", "files", "every_seconds")
+        return {name: getattr(self, name) for name in names}
 
     def guardrail(self) -> Metric:
         low, high = self.between or (0, 1)

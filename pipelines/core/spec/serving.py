@@ -100,6 +100,11 @@ class ServingSpec(Settings):
         default=16.0, description="Size of one request, unpacked, in units of 2**20 bytes; more is 413."
     )
 
+    max_rps: float | None = Field(
+        default=None,
+        description="Requests a second that the router lets in; more are refused 429. None: as many as come.",
+    )
+
     # What else may answer.
     cache_seconds: float = Field(
         default=0.0, description="How long an answer may be repeated for the same input; 0: no cache."
@@ -134,8 +139,8 @@ class ServingSpec(Settings):
     _are_positive = positives(
         "p99_ms", "expected_peak_rps", "load_seconds", "soak_seconds", "price_per_core_hour", "cores",
         "threads", "workers", "replicas", "max_batch_size", "padded_batch_sizes", "lengths", "max_latency_ms",
-        "max_queue_rows", "max_request_rows", "max_body_megabytes", "cache_entries", "breaker_failures",
-        "breaker_seconds",
+        "max_queue_rows", "max_request_rows", "max_rps", "max_body_megabytes", "cache_entries",
+        "breaker_failures", "breaker_seconds",
     )  # fmt: skip
 
     @field_validator("path")
