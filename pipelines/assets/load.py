@@ -34,6 +34,7 @@ from pipelines.core.capacity.proof import Load, Trial
 from pipelines.core.capacity.readings import Reading
 from pipelines.core.capacity.search import Proposal
 from pipelines.core.errors import ServiceFailed
+from pipelines.core.exhibits import seal
 from pipelines.core.home import Home
 from pipelines.core.latency import Offer, Samples, Stage, summarise
 from pipelines.core.packing import Ask, judge_answers
@@ -133,6 +134,7 @@ def _load_test(chapter: Chapter) -> dg.AssetsDefinition:
                 verdicts = [Verdict(gate, "inconclusive", subject, (UNTRIED,)) for gate in gates]
             for verdict in verdicts:
                 verdict.save(temp)
+            seal(temp)
         report = {}
         if answers.passed:
             parameters = {"load_dir": str(folder), "model": spec.name, "version": version}

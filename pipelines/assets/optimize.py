@@ -21,6 +21,7 @@ from pipelines.core.contracts import (
     refuse_key,
     save_contract,
 )
+from pipelines.core.exhibits import seal
 from pipelines.core.expectations import validate_rows
 from pipelines.core.home import Home
 from pipelines.core.how import perform
@@ -110,10 +111,12 @@ def _registered_model(chapter: Chapter) -> dg.AssetsDefinition:
                 tokenizer = model.tokenizer.rename(folder / TOKENIZER_FILE)  # beside the contract
                 digests.append(sha256(tokenizer))
             file = str(model.file.relative_to(folder))
-            fetched = {"model_id": model.model_id, "form": model.form, "file": file}
+            uri = f"models:/{spec.registered_name}/{version}"
+            fetched = {"uri": uri, "model_id": model.model_id, "form": model.form, "file": file}
             (folder / FETCHED_FILE).write_text(json.dumps(fetched, indent=2))
-            tables, data_digests = _hold_against_data(chapter, home, contract, folder, digests[0])
-        parts = (*digests, json.dumps(contract.to_dict()), *data_digests)
+            tables, data = _hold_against_data(chapter, home, contract, folder, digests[0])
+            seal(folder, data)
+        parts = (*digests, json.dumps(contract.to_dict()), *(digest for _, digest in data.values()))
         return dg.MaterializeResult(
             metadata={**fetched, "sha256": digests[0], "expectations": dg.MetadataValue.md(tables)},
             data_version=dg.DataVersion(digest_of(*parts)),
@@ -134,10 +137,10 @@ def _contract(chapter: Chapter, model: RegisteredModel) -> Contract:
     return contract
 
 
-def _hold_against_data(chapter, home, contract, folder, subject) -> tuple[str, list[str]]:
-    """Validate the three files; returns their results as Markdown and their digests."""
+def _hold_against_data(chapter, home, contract, folder, subject) -> tuple[str, dict[str, tuple[Path, str]]]:
+    """Validate the three files; returns their results as Markdown, and their paths and digests."""
     data, binary = chapter.spec.data, chapter.spec.gate.metric == "auc"
-    tables, digests, failures, rows = [], [], [], 0
+    tables, digests, failures, rows = [], {}, [], 0
     for what in ("reference", "calibration", "holdout"):
         path = home.data(getattr(data, what))
         label = data.label if what == "holdout" else None
@@ -146,7 +149,7 @@ def _hold_against_data(chapter, home, contract, folder, subject) -> tuple[str, l
             contract, frame, what, key=data.key, label=label, binary=binary, subject=subject
         )
         tables.append(f"#### {what}\n\n{validation.markdown}")
-        digests.append(sha256(path))
+        digests[what] = (path, sha256(path))
         failures += [] if validation.verdict.passed else validation.verdict.reasons
         rows += len(frame)
     judge("contract_holds", subject, failures, f"holds for all {rows:,} rows", rows=rows).save(folder)

@@ -15,6 +15,7 @@ from pipelines.core.capacity.gate import PLAN_GATE, judge_plan
 from pipelines.core.capacity.measuring import measure
 from pipelines.core.capacity.search import Demand, Proposal, propose
 from pipelines.core.contracts import load_contract
+from pipelines.core.exhibits import digest, seal
 from pipelines.core.home import Home
 from pipelines.core.ladder import Ladder
 from pipelines.core.packing import make_manifest, plan_digest, slo_of, source_digest, wished_plan
@@ -122,6 +123,8 @@ def _bento(chapter: Chapter) -> dg.AssetsDefinition:
             # Of a release that was built before, the costs are those that were measured then.
             shutil.copyfile(built.model.with_name(MANIFEST_FILE), folder / MANIFEST_FILE)
             (folder / BENTO_FILE).write_text(json.dumps({"tag": built.tag, "model": str(built.model)}))
+            parts = {"bento": built.path, "packed": built.model.parent}
+            seal(folder, {name: (path, digest(path)) for name, path in parts.items()})
         return dg.MaterializeResult(
             metadata={
                 "tag": built.tag,
