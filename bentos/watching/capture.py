@@ -70,7 +70,8 @@ class Capture:
             return self._metrics.dropped(job.size)
         self._offered += values
         source = job.fallback or ("model" if job.started else "cache")
-        given = request_id, job.way, source, job.size, job.length, job.rows, job.feeds, job.outputs
+        user = (job.trace or {}).get(b"x-user-id")
+        given = request_id, user, job.way, source, job.size, job.length, job.rows, job.feeds, job.outputs
         self._waiting.append((*given, job.arrived, job.started, job.finished, time.monotonic(), time.time()))
 
     def close(self) -> None:

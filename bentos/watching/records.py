@@ -2,6 +2,7 @@
 whether a job came as JSON rows or as tensors. Imported only where there is a prediction log.
 
     request_id, row           the request, and the row's place in it
+    user                      as the client's header x-user-id says; null where it says nothing
     time                      its arrival, UTC
     model, version, release_id
     way, source               how it came in; model, cache, or the fallback that answered: cached, default
@@ -31,6 +32,7 @@ class Entry(NamedTuple):
     """What is kept of a job. `when` is wall-clock time in s, all other times are monotonic."""
 
     request_id: str
+    user: bytes | None
     way: str
     source: str
     size: int
@@ -52,6 +54,7 @@ def schema(contract: Contract) -> pa.Schema:
         [
             ("request_id", text),
             ("row", pa.int32()),
+            ("user", text),
             ("time", pa.timestamp("us", "UTC")),
             *((name, text) for name in ("model", "version", "release_id", "way", "source")),
             *words,
@@ -95,6 +98,7 @@ def _facts(manifest: Manifest, group: Sequence[Entry]) -> dict[str, pa.Array]:
         "row": pa.array(np.arange(len(of)) - (ends - sizes)[of], pa.int32()),
         "time": pa.array(micros[of], pa.timestamp("us", "UTC")),
         **{name: pa.array((part[of] * 1e3).astype("f4"), from_pandas=True) for name, part in parts.items()},
+        "user": pa.array([e.user and e.user.decode(errors="replace") for e in group], pa.string()).take(of),
         **{name: pa.array([getattr(e, name) for e in group]).take(of) for name in NAMES},
         **{name: pa.repeat(value, len(of)) for name, value in manifest.identity.items()},
     }

@@ -83,6 +83,7 @@ def test_a_row_says_all_about_its_answer(tmp_path):
         {
             "request_id": "r1",
             "row": row,
+            "user": None,
             "model": "tiny",
             "version": "3",
             "release_id": "v3-0a",
@@ -93,6 +94,14 @@ def test_a_row_says_all_about_its_answer(tmp_path):
         }
         for row, probability in enumerate([0.25, None])
     ]
+
+
+def test_a_row_says_whose_it_is(tmp_path):
+    capture = opened(tmp_path)
+    for head in ({b"x-user-id": b"ann"}, {b"x-user-id": b"\xff"}, {b"accept": b"*/*"}, None):
+        capture.offer(job(2, trace=head))
+    capture.close()
+    assert logged(tmp_path).user.tolist() == ["ann", "ann", "\ufffd", "\ufffd", None, None, None, None]
 
 
 def test_rows_and_their_tensors_look_alike(tmp_path):

@@ -189,6 +189,11 @@ def test_trailers_say_who_answered_whom(call):
     assert trailers["x-request-id"] == "mine"
 
 
+def test_metadata_says_whose_request_it_is(call, release):
+    call("ModelInfer", filled().SerializeToString(), metadata=[("x-user-id", "ann")])
+    assert release.last.trace[b"x-user-id"] == b"ann"
+
+
 def both_ways(request):
     request.raw_input_contents.extend([b""] * len(request.inputs))
 

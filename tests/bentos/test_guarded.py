@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
 from bentos.http.front import Front
@@ -125,6 +126,27 @@ def test_log_lines_are_json_and_hold_no_bodies(seen: Served):
         **{"logger": "bentos.access", "way": "predict", "outcome": "ok", "rows": 1},
         **{"model": "faulty", "version": "7"},
     }
+
+
+@pytest.mark.e2e
+def test_the_prediction_log_says_whose_requests_they_were(seen: Served):
+    inputs = [
+        {"name": name, "shape": [1], "datatype": kind, "data": [GOOD[name]]}
+        for name, kind in (("code", "INT64"), ("value", "FP32"))
+    ]
+    headers = {"x-request-id": "by-tensors", "x-user-id": "ben"}
+    infer = f"{seen.url}/v2/models/faulty/infer"
+    assert httpx.post(infer, json={"inputs": inputs}, headers=headers).status_code == 200
+    predict(seen, [GOOD], **{"x-request-id": "by-rows", "x-user-id": "ann"})
+    predict(seen, [GOOD], **{"x-request-id": "by-nobody"})
+    wanted = {"by-tensors": "ben", "by-rows": "ann", "by-nobody": None}
+
+    def found() -> dict:
+        rows = pq.read_table(seen.log.parent / "log", columns=["request_id", "user"]).to_pylist()
+        return {row["request_id"]: row["user"] for row in rows if row["request_id"] in wanted}
+
+    until(lambda: found().keys() == wanted.keys())
+    assert found() == wanted
 
 
 @pytest.mark.e2e
