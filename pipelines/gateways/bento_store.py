@@ -17,6 +17,8 @@ from pipelines.gateways.processes import Command
 
 CAPTURE_SETTING = "SEATRIAL_CAPTURE_FOLDER"
 """Tells a service where its prediction log goes; without it there is none."""
+CAPTURE_SECONDS = {"SEATRIAL_CAPTURE_SECONDS": "10"}
+"""A rollout waits for answers to be known: six times as soon as the service would write them by itself."""
 
 BUILD = """
 import shutil, sys, bentoml
@@ -81,8 +83,8 @@ class BentoMLStore(BentoStore):
         python = python_with(bento / "env" / "python" / "requirements.txt", self.home.environments)
         # By its folder: a tag would be tried first as the name of a module.
         serve = (python, "-m", "bentoml", "serve", bento, "--host", "127.0.0.1", "--port", port)
-        env = {CAPTURE_SETTING: str(self.home.prediction_log(name))} if logged else {}
-        return Command(tuple(map(str, serve)), env | _settings(self._serving_home(port)))
+        log = {CAPTURE_SETTING: str(self.home.prediction_log(name)), **CAPTURE_SECONDS}
+        return Command(tuple(map(str, serve)), (log if logged else {}) | _settings(self._serving_home(port)))
 
     def _item(self, kind: str, name: str, version: str) -> Path:
         return self.home.bentoml / kind / name / version

@@ -144,7 +144,8 @@ def test_what_the_manifest_names_is_packed_beside_the_model(store, release, tmp_
 @pytest.mark.e2e
 def test_predictions_are_logged_below_the_home_where_that_is_asked_for(real, release):
     tag = real.build(*release).tag
-    log = {"SEATRIAL_CAPTURE_FOLDER": str(real.home.root / "prediction_log" / "tiny")}
+    folder = real.home.root / "prediction_log" / "tiny"
+    log = {"SEATRIAL_CAPTURE_FOLDER": str(folder), "SEATRIAL_CAPTURE_SECONDS": "10"}
     assert real.command(tag, 1, logged=True).env == real.command(tag, 1).env | log
     assert not log.items() & real.command(tag, 1).env.items()
 
