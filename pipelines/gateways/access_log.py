@@ -15,6 +15,7 @@ MAX_VALUE = 256  # characters of what clients choose
 
 # `at` is in seconds, as a text; what there is nothing of is null. `arm` (stable, canary) says what was meant
 # to answer, `release` what did; a request that the router turned away has none, and `attempts` is 0.
+# `model_path` is the route's, `path` is below it.
 COLUMNS = {
     "at": "%START_TIME(%s.%6f)%",
     "route": "%ROUTE_NAME%",
@@ -31,6 +32,7 @@ COLUMNS = {
     "client": f"%REQ(X-CLIENT-ID):{MAX_VALUE}%",
     "request_id": f"%REQ(X-REQUEST-ID):{MAX_VALUE}%",
     "method": "%REQ(:METHOD)%",
+    "model_path": "%METADATA(ROUTE:seatrial:path)%",
     "path": f"%REQ(:PATH):{MAX_VALUE}%",
 }
 

@@ -194,6 +194,7 @@ def _matching(path: str, route: Route, to: Resource, *headers: Resource) -> list
     return [
         {
             "name": route.label,
+            "metadata": {"filter_metadata": {PREFIX: {"path": path}}},
             "match": {**match, "headers": headers},
             "route": action,
             "request_body_buffer_limit": route.limits.max_body_bytes,  # whatever is let in can be tried again
@@ -220,7 +221,6 @@ def _action(path: str, limits: Limits) -> Resource:
                 "typed_config": {**previous, "update_frequency": 1},
             },
         },
-        "rate_limits": [{"actions": [{"generic_key": {"descriptor_key": "path", "descriptor_value": path}}]}],
     }
 
 
@@ -236,6 +236,8 @@ def _rates(routes: Mapping[str, Route]) -> Resource:
     limits = {path: route.limits.max_rps for path, route in routes.items() if route.limits.max_rps}
     if not limits:
         return {}
+    where = {"key": PREFIX, "path": [{"key": "path"}]}
+    of_route = {"descriptor_key": "path", "metadata_key": where, "source": "ROUTE_ENTRY"}
     always = {"default_value": {"numerator": 100}}
     return {
         "envoy.filters.http.local_ratelimit": {
@@ -245,6 +247,7 @@ def _rates(routes: Mapping[str, Route]) -> Resource:
             "filter_enforced": always,
             "token_bucket": _bucket(OTHERS_RPS),
             "always_consume_default_token_bucket": False,
+            "rate_limits": [{"actions": [{"metadata": of_route}]}],
             "descriptors": [
                 {"entries": [{"key": "path", "value": path}], "token_bucket": _bucket(max_rps)}
                 for path, max_rps in limits.items()

@@ -1,28 +1,53 @@
 """A service as small as can be: says which release it is, drains on SIGTERM, and can be made to fail.
 
-Run as `python service.py PORT RELEASE_ID [dies|unready]`. GET /readyz and /livez, any other path is
-answered with the path itself, after `?seconds=` if given, and with the x-request-id that it came with.
+Run as `python service.py PORT RELEASE_ID [dies|unready|slow|fragile]`. GET /readyz and /livez; /seen answers
+with the x-request-id of all that it was asked; any other path is answered with the path itself, the number of
+bytes that came in x-received, and those headers in ECHOED that it came with. `?seconds=` before it answers
+(`slow`: 30), `?status=` instead of 200, with a retry-after. `fragile` is gone at the first request.
 """
 
 import asyncio
+import os
 import sys
 from urllib.parse import parse_qs
+
+SLOW_SECONDS = 30
+ECHOED = (b"x-request-id", b"x-client-id", b"x-api-key", b"authorization")
 
 
 class Service:
     def __init__(self, release_id: str, mode: str) -> None:
         self.release_id, self.mode = release_id, mode
+        self.seen: list[str] = []
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":
             return
-        seconds = parse_qs(scope["query_string"].decode()).get("seconds", ["0"])[0]
-        await asyncio.sleep(float(seconds))
-        status = 503 if self.mode == "unready" and scope["path"] == "/readyz" else 200
+        asked = {name: values[0] for name, values in parse_qs(scope["query_string"].decode()).items()}
+        body = scope["path"].encode()
+        received = await _size(receive)
+        if body == b"/seen":
+            body = "\n".join(self.seen).encode()
+        elif body not in (b"/readyz", b"/livez"):
+            self.seen.append(dict(scope["headers"]).get(b"x-request-id", b"").decode())
+            if self.mode == "fragile":
+                os._exit(1)
+            await asyncio.sleep(SLOW_SECONDS if self.mode == "slow" else float(asked.get("seconds", 0)))
+        unready = self.mode == "unready" and body == b"/readyz"
+        status = 503 if unready else int(asked.get("status", 200))
         headers = [(b"x-release-id", self.release_id.encode()), (b"content-type", b"text/plain")]
-        headers += [header for header in scope["headers"] if header[0] == b"x-request-id"]
+        headers += [(b"x-received", str(received).encode())] + [(b"retry-after", b"7")] * (status != 200)
+        headers += [header for header in scope["headers"] if header[0] in ECHOED]
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": scope["path"].encode()})
+        await send({"type": "http.response.body", "body": body})
+
+
+async def _size(receive) -> int:
+    size, message = 0, {"more_body": True}
+    while message.get("more_body"):
+        message = await receive()
+        size += len(message.get("body", b""))
+    return size
 
 
 if __name__ == "__main__":

@@ -1,39 +1,48 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
-import time
-from pathlib import Path
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
 
 import pytest
 
 from pipelines.core.errors import PortTaken, ServiceFailed
 from pipelines.core.home import Home
-from pipelines.gateways.deployments import free_port
-from pipelines.gateways.envoy import Envoy, Target
-from pipelines.gateways.processes import Command
-from tests.fakes import service
+from pipelines.core.rollout.routes import Limits, Route, Target
+from pipelines.gateways.envoy import Envoy
 from tests.fakes.envoy import FakeRouter
 from tests.fakes.processes import FakeProcesses
+from tests.gateways.envoy_client import answer, free_port, serve, until
 
 NOBODY = Target("nobody", 70000)  # no such port
 
 
-@pytest.fixture
-def processes(tmp_path):
-    made = FakeProcesses(tmp_path / "logs")
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    made = FakeProcesses(tmp_path_factory.mktemp("logs"))
     yield made
     made.shutdown()
 
 
-@pytest.fixture
-def envoy(tmp_path, processes):
-    made = Envoy(Home(tmp_path), processes, free_port())
+@pytest.fixture(scope="module")
+def pair(processes):
+    return serve(processes, "r1", "r2")
+
+
+@pytest.fixture(scope="module")
+def shared(processes, tmp_path_factory):
+    made = Envoy(Home(tmp_path_factory.mktemp("home")), processes, free_port())
     made.ensure()
     return made
+
+
+@pytest.fixture
+def envoy(shared):
+    """Without routes."""
+    shared.answer_seconds = 10
+    shared.route(dict.fromkeys(shared.routes()))
+    return shared
 
 
 @pytest.fixture(params=["fake", pytest.param("envoy", marks=pytest.mark.e2e)])
@@ -41,177 +50,169 @@ def router(request):
     return FakeRouter() if request.param == "fake" else request.getfixturevalue("envoy")
 
 
-@pytest.fixture
-def serve(processes):
-    """Starts services and returns their targets once they answer."""
-
-    def start(*release_ids: str) -> list[Target]:
-        targets = [Target(release_id, free_port()) for release_id in release_ids]
-        for target in targets:
-            argv = (sys.executable, str(Path(service.__file__)), str(target.port), target.release_id)
-            processes.start(f"service-{target.release_id}", Command(argv))
-        for target in targets:
-            until(lambda target=target: answer(f"http://127.0.0.1:{target.port}/livez"))
-        return targets
-
-    return start
+def told(url: str) -> tuple[int, str | None, str]:
+    found = answer(url)
+    assert found
+    return found.status, found.release, found.body
 
 
-def answer(url: str) -> tuple[int, str | None, str] | None:
-    """Status, release and body; None where nobody answers."""
-    try:
-        with urlopen(url, timeout=10) as response:
-            return response.status, response.headers["x-release-id"], response.read().decode()
-    except HTTPError as error:
-        with error:
-            return error.code, error.headers["x-release-id"], error.read().decode()
-    except (URLError, ConnectionError):
-        return None
-
-
-def until(found, seconds: float = 30):
-    deadline = time.monotonic() + seconds
-    while not (value := found()):
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)  # what another process does is only seen by looking
-    return value
-
-
-def test_router_sends_requests_to_its_target(router, serve):
-    (target,) = serve("r1")
+def test_router_sends_requests_to_its_target(router, pair):
     router.ensure()
     assert router.routes() == {}
-    router.route({"/": target})
-    assert router.routes() == {"/": target}
-    assert answer(f"{router.address}/predict") == (200, "r1", "/predict")
-    assert router.in_flight(target) == 0
+    router.route({"/": Route(pair[0])})
+    assert router.routes() == {"/": Route(pair[0])}
+    assert told(f"{router.address}/predict") == (200, "r1", "/predict")
+    assert router.healthy(pair[0])
+    assert router.in_flight(pair[0]) == 0
 
 
-def test_target_that_does_not_answer_leaves_the_routes(router, serve):
-    (target,) = serve("r1")
-    router.route({"/": target})
-    router.answer_seconds = 1
-    with pytest.raises(ServiceFailed, match="healthy"):
-        router.route({"/": Target("r2", free_port())})
-    assert router.routes() == {"/": target}
-    assert answer(f"{router.address}/predict") == (200, "r1", "/predict")
+def test_other_paths_are_left_alone(router, pair):
+    one, two = map(Route, pair)
+    router.route({"/": one, "/churn": one})
+    router.route({"/churn": two, "/delay": two})
+    assert router.routes() == {"/": one, "/churn": two, "/delay": two}
+    router.route({"/churn": None, "/never": None})
+    assert router.routes() == {"/": one, "/delay": two}
+
+
+def test_target_that_does_not_answer_leaves_the_routes(router, pair):
+    route = Route(pair[0])
+    router.route({"/": route})
+    router.answer_seconds = 0.4
+    dead = Target("r3", free_port())
+    for tried in (Route(dead), Route(pair[0], canary=dead, weight=0.5), Route(pair[0], standby=dead)):
+        with pytest.raises(ServiceFailed, match="healthy"):
+            router.route({"/": tried})
+    assert router.routes() == {"/": route}
+    assert not router.healthy(dead)
+    assert told(f"{router.address}/predict") == (200, "r1", "/predict")
 
 
 @pytest.mark.e2e
-def test_longest_prefix_wins_and_is_cut_off(envoy, serve):
-    root, churn, delay = serve("root", "churn", "delay")
-    envoy.route({"/": root, "/churn": churn, "/churn/delay": delay})
+def test_longest_prefix_wins_and_is_cut_off(envoy, pair):
+    one, two = map(Route, pair)
+    envoy.route({"/": one, "/churn": two, "/churn/delay": one})
     expected = {
-        "/predict": ("root", "/predict"),
-        "/churn": ("churn", "/"),
-        "/churn/predict": ("churn", "/predict"),
-        "/churn/delay/v2/models": ("delay", "/v2/models"),
-        "/churning": ("root", "/churning"),
+        "/predict": ("r1", "/predict"),
+        "/churn": ("r2", "/"),
+        "/churn/predict": ("r2", "/predict"),
+        "/churn/delay/v2/models": ("r1", "/v2/models"),
+        "/churning": ("r1", "/churning"),
     }
-    assert {path: answer(envoy.address + path)[1:] for path in expected} == expected
+    assert {path: told(envoy.address + path)[1:] for path in expected} == expected
 
 
 @pytest.mark.e2e
-def test_a_request_keeps_its_id_or_gets_one(envoy, serve):
-    (target,) = serve("r1")
-    envoy.route({"/churn": target})
+def test_a_request_keeps_its_id_or_gets_one(envoy, pair):
+    envoy.route({"/churn": Route(pair[0])})
     for given in ({"x-request-id": "order-17"}, {}):
-        request = Request(f"{envoy.address}/churn/v2/models/churn/infer", headers=given)
-        with urlopen(request, timeout=10) as response:
-            assert response.read() == b"/v2/models/churn/infer"
-            found = response.headers["x-request-id"]
-        assert found == given.get("x-request-id", found) and found
+        found = answer(f"{envoy.address}/churn/v2/models/churn/infer", **given)
+        assert found and found.body == "/v2/models/churn/infer"
+        assert found.headers["x-request-id"] == given.get("x-request-id", found.headers["x-request-id"])
 
 
 @pytest.mark.e2e
 def test_without_routes_it_answers_at_once(envoy):
-    assert answer(f"{envoy.address}/predict")[0] == 404
+    assert told(f"{envoy.address}/predict") == (404, None, '{"error":"no model answers at this path"}\n')
 
 
 @pytest.mark.e2e
-def test_refused_clusters_keep_the_old_routes(envoy, serve):
-    (target,) = serve("r1")
-    envoy.route({"/": target})
+def test_refused_clusters_keep_the_old_routes(envoy, pair):
+    route = Route(pair[0])
+    envoy.route({"/": route})
     files = {file: file.read_text() for file in envoy.files.values()}
     with pytest.raises(ServiceFailed, match=r"refused the clusters.*PortValue"):
-        envoy.route({"/": NOBODY})
+        envoy.route({"/": Route(NOBODY)})
     assert {file: file.read_text() for file in envoy.files.values()} == files
-    assert answer(f"{envoy.address}/predict") == (200, "r1", "/predict")
-    envoy.route({"/churn": target})
-    assert answer(f"{envoy.address}/churn/predict") == (200, "r1", "/predict")
+    assert told(f"{envoy.address}/predict") == (200, "r1", "/predict")
+    envoy.route({"/churn": route})
+    assert told(f"{envoy.address}/churn/predict") == (200, "r1", "/predict")
 
 
 @pytest.mark.e2e
-def test_refused_routes_keep_the_old_ones(envoy, serve, monkeypatch):
-    first, second = serve("r1", "r2")
-    envoy.route({"/": first})
-    monkeypatch.setattr("pipelines.gateways.envoy_config.RESPONSE_SECONDS", -1)
+def test_refused_routes_keep_the_old_ones(envoy, pair):
+    route = Route(pair[0])
+    envoy.route({"/": route})
     with pytest.raises(ServiceFailed, match="refused the routes"):
-        envoy.route({"/": second})
-    assert envoy.routes() == {"/": first}
-    assert answer(f"{envoy.address}/predict") == (200, "r1", "/predict")
+        envoy.route({"/": Route(pair[1], limits=Limits(answer_seconds=-1))})
+    assert envoy.routes() == {"/": route}
+    assert told(f"{envoy.address}/predict") == (200, "r1", "/predict")
 
 
 @pytest.mark.e2e
-def test_request_in_flight_is_counted_and_goes_on(envoy, serve):
-    first, second = serve("r1", "r2")
-    envoy.route({"/": first})
+def test_request_in_flight_is_counted_and_goes_on(envoy, pair):
+    first, second = pair
+    envoy.route({"/": Route(first)})
     answers = []
-    slow = threading.Thread(target=lambda: answers.append(answer(f"{envoy.address}/slow?seconds=2")))
+    slow = threading.Thread(target=lambda: answers.append(told(f"{envoy.address}/slow?seconds=1.5")))
     slow.start()
     until(lambda: envoy.in_flight(first) == 1)
-    envoy.route({"/": second})
-    assert answer(f"{envoy.address}/predict")[1] == "r2"
+    envoy.route({"/": Route(second)})
+    assert told(f"{envoy.address}/predict")[1] == "r2"
     assert envoy.in_flight(first) == 1
     slow.join()
     assert answers == [(200, "r1", "/slow")]
     assert envoy.in_flight(first) == 0
+    envoy.route({})
+    assert {host.port for hosts in envoy.admin.hosts().values() for host in hosts} == {second.port}
 
 
 @pytest.mark.e2e
-def test_idle_target_is_forgotten(envoy, serve):
-    first, second = serve("r1", "r2")
-    envoy.route({"/": first})
-    envoy.route({"/": second})
-    assert set(envoy.admin.hosts()) == {f"r2@{second.port}"}
+def test_processes_that_route_at_once_lose_nothing(envoy, pair):
+    program = (
+        "import sys; from pathlib import Path; from pipelines.core.home import Home\n"
+        "from pipelines.core.rollout.routes import Route, Target\n"
+        "from pipelines.gateways.envoy import Envoy\n"
+        "from tests.fakes.processes import FakeProcesses\n"
+        "home, port, name, target = sys.argv[1:]\n"
+        "envoy = Envoy(Home(Path(home)), FakeProcesses(Path(home)), int(port))\n"
+        "[envoy.route({f'/{name}{each}': Route(Target('r1', int(target)))}) for each in range(4)]"
+    )
+    home, target = str(envoy.folder.parents[1]), str(pair[0].port)
+    command = [sys.executable, "-c", program, home, str(envoy.port)]
+    running = [subprocess.Popen([*command, name, target]) for name in "ab"]
+    assert [process.wait() for process in running] == [0, 0]
+    paths = {f"/{name}{each}" for name in "ab" for each in range(4)}
+    assert set(envoy.routes()) == paths
+    assert {told(envoy.address + path)[1] for path in paths} == {"r1"}
 
 
 @pytest.mark.e2e
-def test_taken_port_is_one_sentence(tmp_path, processes):
+def test_taken_port_is_one_sentence(tmp_path):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        port = other.getsockname()[1]
+        port, processes = other.getsockname()[1], FakeProcesses(tmp_path)
         with pytest.raises(PortTaken, match=f"Port {port} .* set SEATRIAL_PORT"):
             Envoy(Home(tmp_path), processes, port).ensure()
     assert processes.states() == {}
 
 
 @pytest.mark.e2e
-def test_restart_goes_on_with_the_last_routes(tmp_path, envoy, processes, serve):
-    (target,) = serve("r1")
-    envoy.route({"/": target})
+def test_restart_goes_on_with_the_last_routes(envoy, processes, pair):
+    envoy.route({"/": Route(*pair, weight=1.0)})
     os.kill(processes.children["envoy"].pid, signal.SIGKILL)
     processes.children["envoy"].wait()
-    again = Envoy(Home(tmp_path), processes, envoy.port)
-    again.ensure()
-    assert answer(f"{again.address}/predict") == (200, "r1", "/predict")
+    with pytest.raises(ServiceFailed, match="envoy does not answer"):
+        envoy.healthy(pair[0])
+    with pytest.raises(ServiceFailed, match="envoy does not answer"):
+        envoy.route({})
+    envoy.ensure()
+    assert told(f"{envoy.address}/predict") == (200, "r2", "/predict")
     pid = processes.children["envoy"].pid
-    again.ensure()
+    envoy.ensure()
     assert processes.children["envoy"].pid == pid
 
 
 @pytest.mark.e2e
-def test_another_port_moves_the_address(tmp_path, envoy, processes, serve):
-    (target,) = serve("r1")
-    envoy.route({"/": target})
-    moved = Envoy(Home(tmp_path), processes, free_port())
+def test_two_routers_are_beside_each_other_and_one_can_move(envoy, tmp_path, processes, pair):
+    envoy.route({"/": Route(pair[0])})
+    rehearsal = Envoy(Home(tmp_path), processes, free_port(), name="rehearsal")
+    rehearsal.ensure()
+    rehearsal.route({"/": Route(pair[1])})
+    moved = Envoy(Home(tmp_path), processes, free_port(), name="rehearsal")
     moved.ensure()
-    assert answer(f"{moved.address}/predict") == (200, "r1", "/predict")
-    assert answer(f"{envoy.address}/predict") is None
-
-
-@pytest.mark.e2e
-def test_routing_without_envoy_is_one_sentence(tmp_path, processes):
-    with pytest.raises(ServiceFailed, match="envoy does not answer"):
-        Envoy(Home(tmp_path), processes, free_port()).route({})
+    assert told(f"{envoy.address}/predict")[1] == "r1"
+    assert told(f"{moved.address}/predict")[1] == "r2"
+    assert answer(f"{rehearsal.address}/predict") is None
+    processes.stop("rehearsal")
