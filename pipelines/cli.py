@@ -12,11 +12,13 @@ from rich.markup import escape
 
 from bentos.contract import ContractViolation
 from bentos.manifest import ManifestMismatch
+from pipelines import ledger_cli
 from pipelines.core.errors import SeatrialError
 from pipelines.installation import Installation
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console(highlight=False, soft_wrap=True)
+app.add_typer(ledger_cli.app, name="ledger")
 
 
 @app.command()
@@ -38,10 +40,15 @@ def release(uri: Annotated[str, typer.Argument(help="models:/NAME@ALIAS")]) -> N
 @app.command()
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="As data, for programs.")] = False,
+    watch: Annotated[str | None, typer.Option(help="Show the rollout of this model until it is over.")] = None,
 ) -> None:
-    """What serves, since when and on what evidence; what was scored last, and whether it drifted."""
+    """What serves and since when, and what is being rolled out; what was scored last, and whether it
+    drifted."""
+    from pipelines.rollouts import watch_rollout
     from pipelines.summary import print_status, status_of
 
+    if watch:
+        return watch_rollout(_installation(), watch, console)
     found = status_of(_installation())
     if as_json:
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
@@ -79,6 +86,18 @@ def plan(
         sys.stdout.write(json.dumps(found.told(), indent=2) + "\n")
     else:
         print_plan(found, console)
+
+
+@app.command()
+def rollback(
+    model: Annotated[str, typer.Argument(help="The name of a model that serves.")],
+    why: Annotated[str, typer.Option(help="Kept in the ledger.")] = "a person asked for it",
+) -> None:
+    """End the rollout of a model, or put the release before into production again, at once. Needs neither
+    Dagster nor the registry."""
+    from pipelines.rollouts import go_back
+
+    go_back(_installation(), model, why, console)
 
 
 @app.command()

@@ -63,7 +63,8 @@ class Controller:
         state, now = self.states.get(rollout.number, rollout.state), self.clock()
         look = self._look(replace(rollout, state=state), now)
         decision = advance(state, rollout.plan, look, now)
-        self.journal.note(model, rollout.number, decision, look, now)
+        troubles = self.telemetry.troubles(model)
+        self.journal.note(model, rollout.number, decision, look, troubles, now)
         self.states[rollout.number] = decision.state
         if decision.action != "hold":
             logger.info("%s: %s: %s", model, decision.action, decision.why)
@@ -88,7 +89,7 @@ class Controller:
         watch = Watch(
             rollout.canary.model, kind, rollout.label, route.stable, route.canary, state.since,
             Answers.from_dict(bins) if bins else None,
-            tuple(Measure.from_dict(each) for each in rollout.setting.get("metrics", ())),
+            tuple(Measure(**each) for each in rollout.setting.get("metrics", ())),
         )  # fmt: skip
         stable, canary = self.telemetry.look(watch, now)
         return stable, canary if is_there else None

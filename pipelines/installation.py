@@ -3,10 +3,13 @@
 SEATRIAL_HOME         where all state lives; default dagster_home/ of the project
 SEATRIAL_PORT         the shared address is 127.0.0.1 at this port; default 8080
 MLFLOW_TRACKING_URI   the model registry; default an SQLite file below SEATRIAL_HOME
+SEATRIAL_LEDGER_URL   the ledger, postgresql+psycopg://USER:PASSWORD@HOST/NAME; default an SQLite file below
+                      SEATRIAL_HOME
 """
 
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +20,11 @@ from pipelines.gateways.bento_store import BentoMLStore
 from pipelines.gateways.client import HttpClient
 from pipelines.gateways.deployments import Deployments
 from pipelines.gateways.envoy import Envoy
-from pipelines.gateways.ledger import SqliteLedger
+from pipelines.gateways.ledger import Ledger, open_ledger
 from pipelines.gateways.notebooks import Papermill
-from pipelines.gateways.processes import Supervisor
+from pipelines.gateways.processes import Command, Supervisor
 from pipelines.gateways.registry import MlflowRegistry
+from pipelines.gateways.telemetry import LogTelemetry, Telemetry
 from pipelines.gateways.traffic import OpenLoop
 
 PROJECT = Path(__file__).parents[1]
@@ -43,6 +47,7 @@ class Installation:
     home: Home
     port: int
     tracking_uri: str
+    ledger_url: str | None = None
 
     @classmethod
     def from_environment(cls) -> "Installation":
@@ -50,7 +55,8 @@ class Installation:
         os.environ.update(QUIET)
         home = Home(Path(os.environ.get("SEATRIAL_HOME") or PROJECT / "dagster_home").resolve())
         default = f"sqlite:///{home.mlflow / 'mlflow.db'}"
-        return cls(home, _port(), os.environ.get("MLFLOW_TRACKING_URI") or default)
+        tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or default
+        return cls(home, _port(), tracking_uri, os.environ.get("SEATRIAL_LEDGER_URL"))
 
     def prepare(self) -> None:
         """Make sure the home has Dagster's settings, and point Dagster to it."""
@@ -69,13 +75,26 @@ class Installation:
         return BentoMLStore(self.home, PROJECT)
 
     @cached_property
-    def ledger(self) -> SqliteLedger:
-        return SqliteLedger(self.home.ledger)
+    def ledger(self) -> Ledger:
+        return open_ledger(self.ledger_url, self.home)
 
     @cached_property
     def deployments(self) -> Deployments:
         processes = Supervisor(self.home)
-        return Deployments(processes, Envoy(self.home, processes, self.port), self.bentos, self.ledger)
+        envoy = Envoy(self.home, processes, self.port)
+        return Deployments(processes, envoy, self.bentos, self.ledger, self._controller)
+
+    @cached_property
+    def telemetry(self) -> Telemetry:
+        return LogTelemetry(self.home)
+
+    @property
+    def _controller(self) -> Command:
+        """Runs the process that leads rollouts, in this very installation."""
+        env = {"SEATRIAL_HOME": str(self.home.root), "SEATRIAL_PORT": str(self.port)}
+        if self.ledger_url:
+            env["SEATRIAL_LEDGER_URL"] = self.ledger_url
+        return Command((sys.executable, "-m", "pipelines.controller"), env)
 
     def resources(self) -> dict[str, object]:
         """By the names that the assets ask for."""

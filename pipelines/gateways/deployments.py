@@ -14,6 +14,7 @@ from typing import Any
 from pipelines.core.entries import Action
 from pipelines.core.errors import (
     LedgerMoved,
+    LedgerUnusable,
     NothingInProduction,
     NoWayBack,
     RolloutGoesOn,
@@ -84,6 +85,7 @@ class Deployments:
         model = release.model
         with self.ledger.turn(), ExitStack() as undo:
             found = self.ledger.standing(model)
+            self._refuse_broken_chain()
             if found.production is None:
                 raise NothingInProduction(model)
             if found.rollout and found.rollout.canary.release_id == release.release_id:
@@ -212,6 +214,7 @@ class Deployments:
             found = self.ledger.standing(model)
             if found.rollout:
                 raise RolloutGoesOn(model, found.rollout.canary.release_id)
+            self._refuse_broken_chain()
             self._refuse_shared_path(release)
             routes, former = self.router.routes(), found.production
             target = self._serve(release, undo)
@@ -230,6 +233,13 @@ class Deployments:
         self._end_others(self.ledger.standing(model))
         self._watch()
 
+    def _refuse_broken_chain(self) -> None:
+        if fault := self.ledger.fault():
+            mend = (
+                "nothing is put into production by it; restore it from a backup, see `seatrial ledger verify`"
+            )
+            raise LedgerUnusable(self.ledger.where, fault, mend)
+
     def _refuse_shared_path(self, release: Release) -> None:
         for model in self.ledger.models():
             other = self.ledger.production(model)
@@ -241,9 +251,9 @@ class Deployments:
     def _bring_up(self, found: Standing) -> Route:
         """All services that are to run, and the router with them. Returns their route."""
         assert found.production
-        starting = {each: self._start(each) for each in kept(found, time.time())}
+        starting = {each.release_id: self._start(each) for each in kept(found, time.time())}
         self.router.ensure()
-        targets = {each.release_id: ready() for each, ready in starting.items()}
+        targets = {release_id: ready() for release_id, ready in starting.items()}
         path, wanted = found.production.path, route_of(found, targets, time.time())
         if self.router.routes().get(path) != wanted:
             self.router.route({path: wanted})

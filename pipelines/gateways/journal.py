@@ -25,9 +25,17 @@ class Journal:
         self.folder = home.serving / "rollouts"
         self._kept: dict[str, tuple[float, object]] = {}
 
-    def note(self, model: str, number: int, decision: Decision, look: Observation, now: float) -> None:
-        """Keep one look, and what followed from it."""
-        line = json.dumps(_line(decision, look, now))
+    def note(
+        self,
+        model: str,
+        number: int,
+        decision: Decision,
+        look: Observation,
+        troubles: Mapping[str, str],
+        now: float,
+    ) -> None:
+        """Keep one look, what followed from it, and why metrics are not known, by name."""
+        line = json.dumps({**_line(decision, look, now), "troubles": dict(troubles)})
         folder = self.folder / model
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / LIVE) as temp:

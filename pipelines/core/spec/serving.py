@@ -56,6 +56,18 @@ class ServingSpec(Settings):
     )
 
     # Where the model runs.
+    runtime: Literal["process", "container"] = Field(
+        default="process",
+        description="As processes of this machine, or in containers from an image that is built and checked.",
+    )
+    memory_megabytes: float | None = Field(
+        default=None,
+        description="What a container may use at most, in units of 2**20 bytes; none: twice what the load "
+        "test measured, rounded up to a power of two.",
+    )
+    max_image_megabytes: float = Field(
+        default=2048.0, description="How large a container image may be, in units of 2**20 bytes."
+    )
     device: Device = Field(
         default="cpu", description="Where the model runs; nothing falls back from cuda to the CPU in silence."
     )
@@ -186,6 +198,12 @@ class ServingSpec(Settings):
                 f"padded_batch_sizes must end with max_batch_size, {most}, "
                 f"not with {self.padded_batch_sizes[-1]}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _containers_have_no_gpu(self) -> "ServingSpec":
+        if self.runtime == "container" and self.device != "cpu":
+            raise ValueError("runtime: container serves from the CPU, so set device: cpu or runtime: process")
         return self
 
     @model_validator(mode="after")
