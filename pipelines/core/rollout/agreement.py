@@ -37,7 +37,10 @@ class Same:
     limit: float = 0.5
 
     def __str__(self) -> str:
-        said = {"label": "the same answer", "probability": f"the same decision at {self.limit:g}"}
+        said = {
+            "label": "the same answer",
+            "probability": f"the same decision at a threshold of {self.limit:g}",
+        }
         return said.get(self.kind, f"answers at most {self.limit:g} apart")
 
 
