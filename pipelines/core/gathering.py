@@ -9,6 +9,7 @@ from typing import Any
 from bentos.manifest import MODEL_FILE, Manifest, ManifestMismatch
 from pipelines.core.capacity.proof import Load
 from pipelines.core.dossier import Dossier, Judged
+from pipelines.core.entries import DAMAGED
 from pipelines.core.errors import EvidenceMissing
 from pipelines.core.exhibits import Exhibit, below, collect
 from pipelines.core.home import Home
@@ -59,6 +60,8 @@ def gather(
         raise EvidenceMissing(subject, f"it has no {missing.parent.name}/{missing.name}") from error
     except ManifestMismatch as error:
         raise EvidenceMissing(subject, f"its bento is damaged ({error})") from error
+    except DAMAGED as error:
+        raise EvidenceMissing(subject, _damage(home, folder, error)) from error
 
 
 def _gathered(
@@ -85,6 +88,16 @@ def _gathered(
         {"sequence": head[0], "digest": head[1]},
         at,
     )
+
+
+def _damage(home: Home, folder: Path, error: Exception) -> str:
+    """Which of the files can't be read."""
+    for file in sorted(folder.glob("*/*.json")):
+        try:
+            _read(file)
+        except ValueError:
+            return f"{below(home.root, file)} is damaged"
+    return f"its records are not such as they are written ({error!r})"
 
 
 def _judged(folders: Iterable[Path]) -> Iterable[Judged]:

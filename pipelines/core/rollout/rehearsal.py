@@ -43,7 +43,7 @@ class Drill:
 
 def judge_drill(drill: Drill, subject: str, limit_seconds: float = LIMIT_SECONDS) -> Verdict:
     """Whether nobody noticed and it was soon over. `subject` is the tag of the bento."""
-    numbers = {name: value for name, value in asdict(drill).items() if name != "at"}
+    numbers = {name: value for name, value in asdict(drill).items() if name not in ("stable", "canary", "at")}
     numbers["limit_seconds"] = limit_seconds
     if not drill.requests or drill.of_canary == 0:
         thin = "the new release got no request, so there was nothing to take back"
