@@ -6,10 +6,11 @@ import pytest
 
 from pipelines.core.errors import SettingsInvalid
 from pipelines.core.rollout.counting import Rises, Tally, count, whose
+from pipelines.core.rollout.observation import ArmName
 from pipelines.core.rollout.routes import Target
 from pipelines.core.rollout.watch import DAY_SECONDS, Measure, Watch
 
-RELEASES = {"v3": "stable", "v4": "canary"}
+RELEASES: dict[str, ArmName] = {"v3": "stable", "v4": "canary"}
 WATCH = Watch("churn", "canary", "churn/17/0", Target("v3", 3001), Target("v4", 3002), since=1e9)
 
 
@@ -60,7 +61,7 @@ def test_whose_a_request_is_and_whether_it_failed(others, said):
 
 
 def test_latencies_are_of_successes_by_ascending_ends():
-    tallies = {"stable": Tally(), "canary": Tally()}
+    tallies: dict[ArmName, Tally] = {"stable": Tally(), "canary": Tally()}
     times = [50, 100, 101, 1500, 99e6, 200e6]
     lines = [*(line(us=us) for us in times), line(us=None), line(us=7, status=500), line(status=400)]
     count(lines, RELEASES, tallies)
@@ -84,11 +85,12 @@ def test_an_arm_only_grows_and_one_without_answers_has_no_predictions():
     assert tally.arm(with_predictions=False).predictions == ()
 
 
-def test_a_counter_that_fell_goes_on_from_zero():
+def test_where_a_counter_fell_all_go_on_from_zero():
     rises = Rises()
     seen = [rises.see({"ok": value})["ok"] for value in (100, 100, 107, 3, 3, 5)]
     assert seen == [0, 0, 7, 10, 10, 12]
-    assert rises.see({"failed": 4}) == {"ok": 12, "failed": 0}
+    assert rises.see({"ok": 5, "failed": 4}) == {"ok": 12, "failed": 0}
+    assert rises.see({"ok": 6, "failed": 1}) == {"ok": 18, "failed": 1}
 
 
 def test_stable_counts_from_before_a_flip():

@@ -4,6 +4,7 @@ Only counts are kept, so that a rollout of days takes no more memory than one of
 """
 
 from collections.abc import Iterable, Mapping
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from pipelines.core.rollout.quantiles import ENDS_MS
 
 SAYS_NOTHING = ("DC", "RL")
 """Envoy's flags of requests whose client left, and of those that its own rate limit refused."""
+FACTS = itemgetter("arm", "release", "status", "flags", "attempts", "method", "forced")
 
 
 class Tally:
@@ -58,37 +60,44 @@ def whose(line: Mapping[str, Any], releases: Mapping[str, ArmName]) -> tuple[Arm
     client with a loop would roll back whatever it is sent to. A release that refuses more than the other one
     is then short of requests, which the test of the split tells.
     """
-    arm, status, release = line["arm"], line["status"] or 0, line["release"]
-    if line["method"] != "POST" or line["forced"] or arm not in ("stable", "canary"):
+    return _whose(FACTS(line), releases)
+
+
+def _whose(facts: tuple, releases: Mapping[str, ArmName]) -> tuple[ArmName, bool] | None:
+    arm, release, status, flags, attempts, method, forced = facts
+    status = status or 0
+    if method != "POST" or forced or arm not in ("stable", "canary"):
         return None
-    if any(flag in SAYS_NOTHING for flag in (line["flags"] or "").split(",")):
+    if any(flag in SAYS_NOTHING for flag in (flags or "").split(",")):
         return None
     if release and releases.get(release) != arm:
-        return (arm, True) if release in releases and (line["attempts"] or 0) > 1 else None
+        return (arm, True) if release in releases and (attempts or 0) > 1 else None
     failed = status == 0 or status >= 500 or (status == 429 and bool(release))
     return None if 400 <= status < 500 and not failed else (arm, failed)
 
 
-def count(lines: Iterable[Mapping[str, Any]], releases: Mapping[str, ArmName], tallies: Mapping) -> None:
+def count(
+    lines: Iterable[Mapping[str, Any]], releases: Mapping[str, ArmName], tallies: Mapping[ArmName, Tally]
+) -> None:
     """Add lines of the access log to the `tallies`, by arm. Latencies are of successes only: how quickly
     something fails makes it no better."""
-    times_ms: dict[ArmName, list[float]] = {arm: [] for arm in tallies}
-    for line in lines:
-        found = whose(line, releases)
+    times_us: dict[tuple, list[float | None]] = {}
+    for line in lines:  # most are alike in all but their latency, and this has to keep up with the router
+        times_us.setdefault(FACTS(line), []).append(line["us"])
+    for facts, times in times_us.items():
+        found = _whose(facts, releases)
         if found is None or found[0] not in tallies:
             continue
         arm, failed = found
-        tallies[arm].requests += 1
-        tallies[arm].errors += failed
-        if not failed and line["us"] is not None:
-            times_ms[arm].append(line["us"] / 1000)
-    for arm, times in times_ms.items():
-        tallies[arm].took(times)
+        tallies[arm].requests += len(times)
+        tallies[arm].errors += failed * len(times)
+        if not failed:
+            tallies[arm].took([us / 1000 for us in times if us is not None])
 
 
 class Rises:
-    """By how much counters of a process have risen since they were first seen. One that fell was started
-    again, and goes on from zero."""
+    """By how much the counters of a process rose since they were first seen. Where one fell, the process
+    was started again, and all rose from zero."""
 
     def __init__(self) -> None:
         self._last: dict[Any, float] = {}
@@ -96,8 +105,9 @@ class Rises:
 
     def see(self, counters: Mapping[Any, float]) -> dict[Any, float]:
         """The rise of each counter by its key."""
+        fell = any(value < self._last.get(key, value) for key, value in counters.items())
         for key, value in counters.items():
-            before = self._last.get(key, value)
-            self._risen[key] = self._risen.get(key, 0.0) + (value - before if value >= before else value)
-            self._last[key] = value
+            before = 0.0 if fell else self._last.get(key, value)
+            self._risen[key] = self._risen.get(key, 0.0) + value - before
+        self._last = dict(counters)
         return dict(self._risen)

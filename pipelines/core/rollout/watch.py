@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.core.errors import SettingsInvalid
 from pipelines.core.rollout.answers import Answers
 from pipelines.core.rollout.observation import ArmName
-from pipelines.core.rollout.plan import Kind
 from pipelines.core.rollout.routes import Target
+
+if TYPE_CHECKING:  # it brings SciPy, which a process that only takes a measure has no use for
+    from pipelines.core.rollout.plan import Kind
 
 DAY_SECONDS = 86_400.0
 PREDICTIONS = "predictions"
@@ -16,8 +18,8 @@ PREDICTIONS = "predictions"
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric of labels or of the business. Either SQL or a function makes a table with release_id and value,
-    one row a request or user, or with release_id, count, total and squares.
+    """A metric of labels or of the business. SQL or a function makes a table with release_id and value, one
+    row a request or user, or with release_id, count, total and squares.
 
     sql            one SELECT over the view `predictions`, the prediction log of both releases since the step
                    began, and over one view for each of `files`
@@ -63,7 +65,7 @@ class Watch:
     """
 
     model: str
-    kind: Kind
+    kind: "Kind"
     label: str
     stable: Target
     canary: Target
