@@ -6,7 +6,7 @@ Haber and Stornetta, "How to time-stamp a digital document" (1991).
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -27,6 +27,8 @@ TAKES_OVER: tuple[Action, ...] = ("deployed", "promoted", "restored")
 CONCLUDES: tuple[Action, ...] = ("promoted", "rolled_back", "ended")
 NOTHING = "0" * 64
 """What stands for the digest before the first entry."""
+DAMAGED = (ValueError, KeyError, TypeError, AttributeError)
+"""What reading something else than an entry raises."""
 
 
 @dataclass(frozen=True)
@@ -66,23 +68,42 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def sealed(entry: Entry) -> Entry:
+    """The same with its digest, and as it will be read: tuples in its details are lists by then."""
+    text = text_of(entry)
+    return entry_of(text, digest_of(text))
+
+
 def entry_of(text: str, digest: str) -> Entry:
-    """From what is kept. Raises ValueError, KeyError, TypeError where that is damaged."""
+    """From what is kept. Raises one of DAMAGED where that is not an entry."""
     found = json.loads(text)
     release = Release.from_dict(found["release"]) if found["release"] else None
     return Entry(**{**found, "release": release}, digest=digest)
 
 
-def first_fault(kept: Iterable[tuple[str, str]]) -> str | None:
-    """What is wrong with the chain of (text, digest), oldest first: a sentence, or None where it holds."""
-    before = NOTHING
-    for sequence, (text, digest) in enumerate(kept, 1):
-        if digest_of(text) != digest:
-            return f"entry {sequence} was changed after it was written"
+def first_fault(kept: Iterable[Sequence[Any]], head: str = NOTHING) -> str | None:
+    """What is wrong with the chain of (sequence, text, digest), oldest first: a sentence, or None where it
+    holds and has an entry with the digest `head`. Cutting off its end, and writing all of it anew, are seen
+    only by such a digest that was kept elsewhere."""
+    before, found = NOTHING, head == NOTHING
+    for number, (sequence, text, digest) in enumerate(kept, 1):
+        if fault := _fault(number, sequence, str(text), digest, before):
+            return fault
+        before, found = digest, found or digest == head
+    return None if found else f"no entry has the digest {head}: the end was cut off, or all was written anew"
+
+
+def _fault(number: int, sequence: int, text: str, digest: str, before: str) -> str | None:
+    if sequence != number:
+        return f"entry {number} is missing: {sequence} comes in its place"
+    if digest_of(text) != digest:
+        return f"entry {number} was changed after it was written"
+    try:
         entry = entry_of(text, digest)
-        if entry.sequence != sequence:
-            return f"entry {sequence} is missing: {entry.sequence} comes in its place"
-        if entry.previous != before:
-            return f"entry {sequence} does not follow from the one before"
-        before = digest
+    except DAMAGED:
+        return f"entry {number} can't be read"
+    if entry.sequence != number:
+        return f"entry {number} is in the place of another: it says that it is {entry.sequence}"
+    if entry.previous != before:
+        return f"entry {number} does not follow from the one before"
     return None

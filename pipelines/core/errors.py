@@ -9,7 +9,12 @@
     ├── RungImpossible          a model that cannot have a rung of the precision ladder
     ├── EvidenceMissing         a release without complete, matching, passing evidence
     ├── NothingInProduction     no release of the model serves yet
+    ├── LedgerMoved             another release of the model was written down first
+    ├── LedgerUnusable          the ledger can't be read or written, or its chain is broken
+    ├── RolloutGoesOn           a release of the model is being rolled out already
+    ├── NoWayBack               there is no former release that could serve again
     ├── BuildFailed             the bento or its environment could not be built
+    ├── ContainersFailed        an image could not be built, read or run
     ├── ServiceFailed           a service did not become ready, or died
     ├── PortTaken               another process listens where Seatrial should
     ├── LoadTestInvalid         the generator fell behind, so its figures mean nothing
@@ -78,9 +83,37 @@ class NothingInProduction(SeatrialError):
         )
 
 
+class RolloutGoesOn(SeatrialError):
+    def __init__(self, model: str, release_id: str) -> None:
+        super().__init__(
+            f"{release_id} of {model} is being rolled out; wait for its end (`seatrial status`), or end it by "
+            f"`seatrial rollback {model}`."
+        )
+
+
+class NoWayBack(SeatrialError):
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(f"{model} can't go back: {reason}; what serves goes on serving.")
+
+
+class LedgerMoved(SeatrialError):
+    def __init__(self, model: str) -> None:
+        super().__init__(f"Another release of {model} was faster; look at `seatrial status`, then try again.")
+
+
+class LedgerUnusable(SeatrialError):
+    def __init__(self, where: str, reason: str, mend: str) -> None:
+        super().__init__(f"The ledger {where} can't be used: {reason}; {mend}.")
+
+
 class BuildFailed(SeatrialError):
     def __init__(self, subject: str, log: object, last_line: str) -> None:
         super().__init__(f"{subject} could not be built: {last_line}; the whole log is {log}.")
+
+
+class ContainersFailed(SeatrialError):
+    def __init__(self, doing: str, reason: str, mend: str) -> None:
+        super().__init__(f"{doing} failed: {reason}; {mend}.")
 
 
 class ServiceFailed(SeatrialError):

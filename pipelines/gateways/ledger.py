@@ -1,125 +1,79 @@
-"""The ledger: who was put into production, when, and on what evidence. It is only ever added to."""
+"""The ledger: what was put into production, when, and on what evidence. It is only ever added to.
 
-import fcntl
-import json
-import sqlite3
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Literal
-
-Action = Literal["deployed", "rolled_back"]
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS ledger (
-    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
-    at TEXT NOT NULL,
-    model TEXT NOT NULL,
-    action TEXT NOT NULL,
-    release TEXT NOT NULL
-);
-CREATE TRIGGER IF NOT EXISTS no_update BEFORE UPDATE ON ledger
-    BEGIN SELECT RAISE(ABORT, 'the ledger is only added to'); END;
-CREATE TRIGGER IF NOT EXISTS no_delete BEFORE DELETE ON ledger
-    BEGIN SELECT RAISE(ABORT, 'the ledger is only added to'); END;
+Each entry holds the digest of the one before (`pipelines.core.entries`). Whoever adds one says which entry of
+the model they have seen last: of two that saw the same, one wins.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
 
-@dataclass(frozen=True)
-class Entry:
-    """One line of the ledger.
-
-    at         UTC, ISO 8601
-    tag        of the bento
-    port       where its service listened when it took over
-    path       where it answers below the shared address
-    artifact   its folder, relative to SEATRIAL_HOME where possible
-    evidence   digests, verdicts and figures that it was judged by
-    """
-
-    sequence: int
-    at: str
-    model: str
-    action: Action
-    version: str
-    release_id: str
-    rung: str
-    tag: str
-    port: int
-    path: str
-    artifact: str
-    evidence: Mapping[str, Any]
+from pipelines.core.entries import NOTHING, Action, Entry
+from pipelines.core.home import Home
+from pipelines.core.release import Release
+from pipelines.core.rollout.standing import Standing, standing
 
 
 class Ledger(ABC):
-    """The record of production."""
+    """The record of production. Where it can't be read or written, all raise LedgerUnusable."""
+
+    where: str
+    """What it is, for messages: a file or an address, without a password."""
 
     @abstractmethod
-    def record(self, model: str, action: Action, release: Mapping[str, Any]) -> Entry:
-        """Append an entry; `release` holds its fields from `version` on."""
+    def append(
+        self,
+        model: str,
+        action: Action,
+        *,
+        after: int,
+        release: Release | None = None,
+        rollout: int | None = None,
+        details: Mapping[str, Any] = {},
+    ) -> Entry:
+        """Add an entry; one that says `started` begins a rollout of its own. `after` is the sequence of the
+        model's last entry that the caller has seen, 0 where there was none. Raises LedgerMoved if there is a
+        newer one by now."""
 
     @abstractmethod
     def history(self, model: str) -> list[Entry]:
-        """All entries of the model, oldest first."""
+        """All entries of the model, oldest first. Cheap where nothing was added since the last call."""
 
     @abstractmethod
     def models(self) -> list[str]:
-        """All models that were ever in production, by name."""
+        """All models that have an entry, by name."""
+
+    @abstractmethod
+    def head(self) -> tuple[int, str]:
+        """Sequence and digest of the last entry of all: who writes them down elsewhere will know of any
+        change before it."""
+
+    @abstractmethod
+    def fault(self, head: str = NOTHING) -> str | None:
+        """What is wrong with the chain, in a sentence, or None where all of it holds. All entries are read
+        again. One whose digest is `head`, as it was written down earlier, must be among them."""
 
     @abstractmethod
     def turn(self) -> AbstractContextManager[None]:
         """One change of production at a time: waits until no other program is inside this block."""
 
-    def production(self, model: str) -> Entry | None:
-        """What is in production: the entry made last."""
-        return next(reversed(self.history(model)), None)
+    def standing(self, model: str) -> Standing:
+        """What follows from its history."""
+        return standing(self.history(model))
+
+    def production(self, model: str) -> Release | None:
+        """What is in production."""
+        return self.standing(model).production
 
 
-class SqliteLedger(Ledger):
-    """A file that appears with the first entry. Several programs may use it at once."""
+def open_ledger(url: str | None, home: Home) -> Ledger:
+    """That of an installation: the Postgres database at `url`, postgresql+psycopg://USER:PASSWORD@HOST/NAME;
+    without one, an SQLite file below home. Raises SettingsInvalid. Nothing is connected to yet."""
+    if url:
+        from pipelines.gateways.postgres_ledger import PostgresLedger
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+        return PostgresLedger(url)
+    from pipelines.gateways.sqlite_ledger import SqliteLedger  # who only names a ledger needs no SQLAlchemy
 
-    def record(self, model: str, action: Action, release: Mapping[str, Any]) -> Entry:
-        at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        row = (at, model, action, json.dumps(dict(release)))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(self._connect()) as database:
-            database.execute("PRAGMA journal_mode = WAL")
-            database.executescript(SCHEMA)
-            cursor = database.execute(
-                "INSERT INTO ledger (at, model, action, release) VALUES (?, ?, ?, ?)", row
-            )
-            return _entry(cursor.lastrowid, *row)
-
-    def history(self, model: str) -> list[Entry]:
-        query = "SELECT sequence, at, model, action, release FROM ledger WHERE model = ? ORDER BY sequence"
-        return [_entry(*row) for row in self._rows(query, model)]
-
-    def models(self) -> list[str]:
-        return [model for (model,) in self._rows("SELECT DISTINCT model FROM ledger ORDER BY model")]
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.with_suffix(".lock").open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-
-    def _rows(self, query: str, *parameters: str) -> list[tuple]:
-        if not self.path.exists():
-            return []
-        with closing(self._connect()) as database:
-            database.executescript(SCHEMA)
-            return database.execute(query, parameters).fetchall()
-
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, timeout=30, isolation_level=None)
-
-
-def _entry(sequence: int | None, at: str, model: str, action: Action, release: str) -> Entry:
-    return Entry(sequence=sequence or 0, at=at, model=model, action=action, **json.loads(release))
+    return SqliteLedger(home.ledger)

@@ -6,18 +6,37 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pipelines.gateways.ledger import Action, Entry, Ledger
+from pipelines.core.entries import NOTHING, Action, Entry, first_fault, sealed, text_of
+from pipelines.core.errors import LedgerMoved
+from pipelines.core.release import Release
+from pipelines.gateways.ledger import Ledger
 
 
 class FakeLedger(Ledger):
+    where = "in memory"
+
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.lock = threading.Lock()
 
-    def record(self, model: str, action: Action, release: Mapping[str, Any]) -> Entry:
-        sequence = len(self.entries) + 1
-        at = (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=sequence)).isoformat()
-        self.entries.append(Entry(sequence=sequence, at=at, model=model, action=action, **release))
+    def append(
+        self,
+        model: str,
+        action: Action,
+        *,
+        after: int,
+        release: Release | None = None,
+        rollout: int | None = None,
+        details: Mapping[str, Any] = {},
+    ) -> Entry:
+        last, before = self.head()
+        if self.standing(model).last != after:
+            raise LedgerMoved(model)
+        at = (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=last + 1)).isoformat(
+            timespec="milliseconds"
+        )
+        rollout = last + 1 if action == "started" else rollout
+        self.entries.append(sealed(Entry(last + 1, at, model, action, release, rollout, details, before)))
         return self.entries[-1]
 
     def history(self, model: str) -> list[Entry]:
@@ -25,6 +44,12 @@ class FakeLedger(Ledger):
 
     def models(self) -> list[str]:
         return sorted({entry.model for entry in self.entries})
+
+    def head(self) -> tuple[int, str]:
+        return (self.entries[-1].sequence, self.entries[-1].digest) if self.entries else (0, NOTHING)
+
+    def fault(self, head: str = NOTHING) -> str | None:
+        return first_fault([(each.sequence, text_of(each), each.digest) for each in self.entries], head)
 
     @contextmanager
     def turn(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 from pipelines.core.entries import CONCLUDES, TAKES_OVER, Entry
@@ -43,7 +44,7 @@ class Standing:
     """A model at one moment.
 
     production, since   what serves by the ledger, and from when on; None where nothing ever did
-    former              what `production` took the place of, which one can go back to
+    former              what `production` took the place of, which one can go back to; None: nothing
     rollouts            all of them, oldest first
     last                the sequence of the model's last entry; 0 where there is none
     """
@@ -63,33 +64,38 @@ class Standing:
 
 def standing(history: Sequence[Entry]) -> Standing:
     """Follows from the model's entries, oldest first."""
-    found = Standing()
-    for entry in history:
-        found = _after(found, entry)
-    return found
+    return reduce(next_standing, history, Standing())
 
 
-def _after(before: Standing, entry: Entry) -> Standing:
-    production, since, former = before.production, before.since, before.former
-    if entry.action in TAKES_OVER:
-        former = production if production and production != entry.release else former
-        production, since = entry.release, entry.at
-    return Standing(production, since, former, _rollouts(before, entry), entry.sequence)
+def next_standing(before: Standing, entry: Entry) -> Standing:
+    """How the model stands after one more entry."""
+    found = replace(before, rollouts=_rollouts(before, entry), last=entry.sequence)
+    if entry.action not in TAKES_OVER or entry.release is None:
+        return found
+    if before.production and before.production.release_id == entry.release.release_id:
+        return replace(found, production=entry.release)  # it serves on, on newer evidence
+    return replace(found, production=entry.release, since=entry.at, former=before.production)
 
 
 def _rollouts(before: Standing, entry: Entry) -> tuple[Rollout, ...]:
     if entry.action == "started":
-        assert entry.release and before.production
-        setting = {name: value for name, value in entry.details.items() if name not in ("plan", "state")}
-        plan = Plan.from_dict(entry.details["plan"])
-        state = State.from_dict(entry.details["state"])
-        begun = Rollout(entry.sequence, entry.at, entry.release, before.production, plan, state, setting)
-        return (*before.rollouts, begun)
-    if entry.rollout is None or "state" not in entry.details:
-        return before.rollouts
-    return tuple(_moved(each, entry) if each.number == entry.rollout else each for each in before.rollouts)
+        return (*before.rollouts, _begun(before, entry))
+    for index in reversed(range(len(before.rollouts))):
+        if before.rollouts[index].number == entry.rollout:
+            moved = _moved(before.rollouts[index], entry)
+            return (*before.rollouts[:index], moved, *before.rollouts[index + 1 :])
+    return before.rollouts
+
+
+def _begun(before: Standing, entry: Entry) -> Rollout:
+    assert entry.release and before.production
+    setting = {name: value for name, value in entry.details.items() if name not in ("plan", "state")}
+    plan, state = Plan.from_dict(entry.details["plan"]), State.from_dict(entry.details["state"])
+    return Rollout(entry.sequence, entry.at, entry.release, before.production, plan, state, setting)
 
 
 def _moved(rollout: Rollout, entry: Entry) -> Rollout:
-    outcome = entry.action if entry.action in CONCLUDES else None
-    return replace(rollout, state=State.from_dict(entry.details["state"]), outcome=outcome)
+    state = State.from_dict(entry.details["state"]) if "state" in entry.details else rollout.state
+    return replace(
+        rollout, state=state, outcome=entry.action if entry.action in CONCLUDES else rollout.outcome
+    )
