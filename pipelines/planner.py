@@ -13,8 +13,8 @@ from pipelines.core.capacity.profile import PROFILE_FILE, Profile
 from pipelines.core.capacity.proposal import Demand
 from pipelines.core.errors import SettingsInvalid
 from pipelines.core.home import Home
-from pipelines.defs.resources import Installation
 from pipelines.gateways.machine import processor
+from pipelines.installation import Installation
 
 NOTHING = {"replicas": "0", "cores": "0", "answered in time/s": "0"}
 """The figures where no replica is left."""
@@ -74,8 +74,8 @@ def version_of(installation: Installation, model: str, version: str | None) -> s
     if not tested:
         mend = f"none of its versions was load-tested: run `seatrial release models:/{model}@candidate`"
         raise SettingsInvalid("MODEL", model, mend)
-    entry = installation.ledger.production(model)
-    chosen = version or (entry.version if entry else tested[-1])
+    serving = installation.ledger.production(model)
+    chosen = version or (serving.version if serving else tested[-1])
     if chosen not in tested:
         mend = f"no load test of it recorded a profile; those of {', '.join(tested)} did"
         raise SettingsInvalid("--version", chosen, mend)

@@ -14,7 +14,7 @@ from pipelines.core.home import Home
 from pipelines.core.ladder import Ladder, RungReport
 from pipelines.core.rows import to_records
 from pipelines.core.spec import ModelSpec
-from pipelines.defs.resources import Installation
+from pipelines.installation import Installation
 
 
 def status_of(installation: Installation) -> list[dict]:
@@ -23,14 +23,15 @@ def status_of(installation: Installation) -> list[dict]:
 
 
 def _status(installation: Installation, model: str) -> dict:
-    entry, serving = installation.ledger.production(model), installation.deployments.status(model)
+    standing, serving = installation.ledger.standing(model), installation.deployments.status(model)
+    release = standing.production
     month = last_month(installation.home, model, "scores")
     return {
         "model": model,
-        "version": entry.version if entry else None,
-        "release_id": entry.release_id if entry else None,
-        "rung": entry.rung if entry else None,
-        "since": entry.at if entry else None,
+        "version": release.version if release else None,
+        "release_id": release.release_id if release else None,
+        "rung": release.rung if release else None,
+        "since": standing.since,
         "address": serving["address"],
         "ready": serving["ready"],
         "last_scored_partition": month,
@@ -133,10 +134,10 @@ def example_request(installation: Installation, model: ModelSpec) -> str:
     """The JSON body of a request with one real row: the first of the holdout. Raises NothingInProduction."""
     import pyarrow.parquet as pq
 
-    entry = installation.ledger.production(model.name)
-    if entry is None:
+    release = installation.ledger.production(model.name)
+    if release is None:
         raise NothingInProduction(model.name)
-    contract = load_contract(installation.home.root / entry.artifact)
+    contract = load_contract(installation.home.root / release.artifact)
     batch = next(pq.ParquetFile(installation.home.data(model.data.holdout)).iter_batches(1))
     return json.dumps({"rows": _rounded(to_records(contract, batch.to_pandas()))})
 

@@ -4,9 +4,9 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
+from pipelines.core.entries import text_of
 from tests.assets.world import MONTH, World, rows
 from tests.bentos.tiny import ROW, packed
 
@@ -16,10 +16,10 @@ ONLY_FOR_TRAINING_AND_RELEASE = {"torch", "onnx", "onnxscript", "mlflow"}
 SCORING = """
 import json, sys
 from pathlib import Path
-from pipelines.gateways.ledger import Entry
+from pipelines.core.entries import entry_of
 from tests.assets.world import MONTH, World
 world = World(Path(sys.argv[1]))
-world.ledger.entries = [Entry(**entry) for entry in json.loads(sys.argv[2])]
+world.ledger.entries = [entry_of(*kept) for kept in json.loads(sys.argv[2])]
 assert world.run("tiny_scoring", MONTH).success
 print(json.dumps([*sys.modules]))
 """
@@ -61,7 +61,7 @@ def test_scoring_a_month_imports_no_torch(tmp_path):
     world = World(tmp_path)
     assert world.release().success
     world.write(f"data/scoring/{MONTH}.parquet", rows(7).drop(columns="y"))
-    ledger = json.dumps([asdict(entry) for entry in world.ledger.entries])
+    ledger = json.dumps([(text_of(entry), entry.digest) for entry in world.ledger.entries])
     modules = imported_by(SCORING, str(tmp_path), ledger)
     assert {"pipelines.core.scoring", "onnxruntime"} <= modules
     assert not ONLY_FOR_TRAINING_AND_RELEASE & modules

@@ -16,11 +16,12 @@ from pipelines.core.home import Home
 from pipelines.core.ladder import Ladder
 from pipelines.core.metrics import metric_of
 from pipelines.core.performance import measure_performance
+from pipelines.core.release import Release
 from pipelines.core.rows import digest_of, read_rows, sample, to_tensors
 from pipelines.core.spec import ScoringSpec
 from pipelines.core.texts import Tokenizes, tokenizer_of
 from pipelines.core.trial import BATCH_ROWS
-from pipelines.gateways.ledger import Entry, Ledger
+from pipelines.gateways.ledger import Ledger
 from pipelines.gateways.tables import replacing_folder
 
 DRIFT_FILE, DRIFT_PAGE, PERFORMANCE_FILE = "drift.json", "drift.html", "performance.json"
@@ -101,14 +102,15 @@ def _drift(chapter: Chapter, scoring: ScoringSpec) -> dg.AssetsDefinition:
     return drift
 
 
-def _scorer(chapter: Chapter, home: Home, ledger: Ledger, month: str) -> Entry:
+def _scorer(chapter: Chapter, home: Home, ledger: Ledger, month: str) -> Release:
     """The release that made the month's scores; another one may serve by now."""
     summary = chapter.of_month(home, "scores", month) / SUMMARY_FILE
     if not summary.exists():
         raise FileMissing("scores", summary)
     release_id = json.loads(summary.read_text())["release_id"]
-    releases = {entry.release_id: entry for entry in ledger.history(chapter.spec.name)}
-    return releases.get(release_id) or production(chapter.spec.name, ledger)
+    known = (entry.release for entry in reversed(ledger.history(chapter.spec.name)))
+    found = next((release for release in known if release and release.release_id == release_id), None)
+    return found or production(chapter.spec.name, ledger)
 
 
 def _sides(

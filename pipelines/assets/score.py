@@ -15,11 +15,12 @@ from pipelines.core.contracts import load_contract
 from pipelines.core.errors import ContractBroken, EvidenceMissing, NothingInProduction
 from pipelines.core.expectations import validate_rows, validate_scores
 from pipelines.core.home import Home
+from pipelines.core.release import Release
 from pipelines.core.rows import read_rows
 from pipelines.core.scoring import score_file
 from pipelines.core.spec import ScoringSpec
 from pipelines.core.texts import tokenizer_of
-from pipelines.gateways.ledger import Entry, Ledger
+from pipelines.gateways.ledger import Ledger
 from pipelines.gateways.tables import replacing_folder
 
 SCORES_FILE, SUMMARY_FILE = "scores.parquet", "summary.json"
@@ -38,22 +39,24 @@ def score(chapter: Chapter, scoring: ScoringSpec) -> Sequence:
     ]  # fmt: skip
 
 
-def production(model: str, ledger: Ledger) -> Entry:
+def production(model: str, ledger: Ledger) -> Release:
     """What is in production. Raises NothingInProduction."""
-    entry = ledger.production(model)
-    if entry is None:
+    release = ledger.production(model)
+    if release is None:
         raise NothingInProduction(model)
-    return entry
+    return release
 
 
-def production_engine(home: Home, entry: Entry) -> Engine:
+def production_engine(home: Home, release: Release) -> Engine:
     """The session of the release in production, after the digests of its model and tokenizer were compared
     with the ledger's evidence."""
-    folder = home.root / entry.artifact
-    files = {MODEL_FILE: entry.evidence["model_sha256"], **entry.evidence.get("files", {})}
+    folder = home.root / release.artifact
+    files = {MODEL_FILE: release.evidence["model_sha256"], **release.evidence.get("files", {})}
     for name, digest in files.items():
         if sha256(folder / name) != digest:
-            raise EvidenceMissing(f"{entry.model} {entry.release_id}", f"{folder / name} has changed since")
+            raise EvidenceMissing(
+                f"{release.model} {release.release_id}", f"{folder / name} has changed since"
+            )
     return Engine(folder / MODEL_FILE, load_contract(folder))
 
 
@@ -115,12 +118,12 @@ def _scores(chapter: Chapter, scoring: ScoringSpec) -> dg.AssetsDefinition:
         Streamed from Parquet through ONNX Runtime to Parquet, validated by Great Expectations, and only then
         put in the place of the month's former scores, in one step.
         """
-        month, entry = context.partition_key, production(spec.name, ledger)
-        engine = production_engine(home, entry)
+        month, release = context.partition_key, production(spec.name, ledger)
+        engine = production_engine(home, release)
         source = home.data(scoring.input.format(month=month))
         with replacing_folder(chapter.of_month(home, "scores", month)) as folder:
             target, contract = folder / SCORES_FILE, engine.contract
-            tokenizer = tokenizer_of(contract, home.root / entry.artifact)
+            tokenizer = tokenizer_of(contract, home.root / release.artifact)
             summary = score_file(
                 source, target, engine, contract, spec.data.key, scoring.batch_rows, tokenizer
             )
@@ -130,12 +133,12 @@ def _scores(chapter: Chapter, scoring: ScoringSpec) -> dg.AssetsDefinition:
                 raise ContractBroken(
                     f"The scores of {month}", validation.verdict.why, "the former scores stay"
                 )
-            about = {"version": entry.version, "release_id": entry.release_id, **asdict(summary)}
+            about = {"version": release.version, "release_id": release.release_id, **asdict(summary)}
             (folder / SUMMARY_FILE).write_text(json.dumps(about, indent=2))
         return dg.MaterializeResult(
             metadata={
                 "dagster/row_count": summary.rows,
-                "release_id": entry.release_id,
+                "release_id": release.release_id,
                 "path": dg.MetadataValue.path(chapter.of_month(home, "scores", month) / SCORES_FILE),
                 "expectations": dg.MetadataValue.md(validation.markdown),
             },

@@ -12,7 +12,7 @@ from pipelines.core.errors import ServiceFailed
 from pipelines.core.home import Home
 from pipelines.gateways.deployments import Deployments, free_port
 from pipelines.gateways.envoy import Envoy
-from pipelines.gateways.ledger import SqliteLedger
+from pipelines.gateways.ledger import open_ledger
 from pipelines.gateways.processes import Supervisor
 from tests.gateways.test_deployments import ScriptStore, get, release
 
@@ -72,7 +72,7 @@ def deployments(tmp_path):
     home = Home(tmp_path)
     supervisor = Supervisor(home)
     router = Envoy(home, supervisor, free_port())
-    made = Deployments(supervisor, router, ScriptStore(), SqliteLedger(home.ledger), ready_seconds=60)
+    made = Deployments(supervisor, router, ScriptStore(), open_ledger(None, home), ready_seconds=60)
     yield made
     made.down()
 
