@@ -23,7 +23,7 @@ from pipelines.core.rollout.answers import Answers
 from pipelines.core.rollout.observation import Arm, Moments
 from pipelines.core.rollout.routes import Route, Target
 from pipelines.core.rollout.watch import DAY_SECONDS, Measure, Watch
-from pipelines.gateways import access_log, envoy_routes, logged_requests, telemetry
+from pipelines.gateways import access_log, envoy_clusters, logged_requests, telemetry
 from pipelines.gateways.measures import MeasureFailed, job_of, moments
 from pipelines.gateways.measuring import LATE_SECONDS
 from pipelines.gateways.service_counts import EVERY_SECONDS
@@ -133,7 +133,7 @@ def test_after_a_flip_stable_is_what_it_was_before(home):
 
 def test_the_router_s_clusters_say_for_whom_a_request_was_meant():
     route = Route(Target("v3-0a", 1), Target("v4-1b", 2), weight=0.5)
-    meant = {logged_requests._meant({"cluster": name}) for name in envoy_routes.clusters({"/tiny": route})}
+    meant = {logged_requests._meant({"cluster": name}) for name in envoy_clusters.clusters({"/tiny": route})}
     assert meant == {"v3-0a", "v4-1b"} and logged_requests._meant({"cluster": None}) == ""
 
 
