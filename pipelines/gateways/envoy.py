@@ -6,23 +6,24 @@ are idle, so no request ever meets a service that is not there. A change of weig
 """
 
 import fcntl
-import hashlib
 import json
 import socket
 import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipelines.core.errors import PortTaken, ServiceFailed
 from pipelines.core.home import Home
 from pipelines.core.rollout.routes import Route, Target
-from pipelines.gateways import access_log, envoy_config, envoy_routes
-from pipelines.gateways.envoy_admin import Admin, Host, Kind
+from pipelines.gateways import access_log, envoy_config
+from pipelines.gateways.envoy_admin import Admin, Host
+from pipelines.gateways.envoy_clusters import clusters
+from pipelines.gateways.envoy_files import Files, write_private
+from pipelines.gateways.envoy_types import Resource
 from pipelines.gateways.processes import Command, Processes
-from pipelines.gateways.tables import replacing
 
 PORT_SETTING = "SEATRIAL_PORT"
 LOGS = ("--log-level", "warning", "--component-log-level", "misc:error")  # not how young a part of it is
@@ -81,12 +82,9 @@ class Envoy(Router):
     ) -> None:
         self.name, self.keys, self.answer_seconds = name, keys or {}, answer_seconds
         self.folder, self.processes, self.port = home.serving.absolute() / name, processes, port
-        self.files: dict[Kind, Path] = {
-            "clusters": self.folder / "clusters" / envoy_config.FILE,
-            "routes": self.folder / "routes" / envoy_config.FILE,
-        }
         self.access_log = access_log.file(home, name)
-        self.admin = Admin(self.folder / "admin", port, processes.log(name))
+        self.admin = Admin(name, self.folder / "admin", port, processes.log(name))
+        self.files = Files(self.folder, self.admin, self._until)
 
     @property
     def address(self) -> str:
@@ -99,26 +97,12 @@ class Envoy(Router):
             if not (self._runs() and file.exists() and file.read_text() == bootstrap):
                 self._start(file, bootstrap)
             self._until(self._is_ready, "did not become ready")
-            self._switch(self.routes())
+            self._change({})
 
     def route(self, changes: Mapping[str, Route | None]) -> None:
         with self._lock():
             self.admin.ready()
-            before = self.routes()
-            merged = {**before, **changes}
-            routes = {path: route for path, route in merged.items() if route}
-            wanted, new = envoy_routes.clusters(routes), _targets(routes) - _targets(before)
-            with ExitStack() as undo:
-                undo.callback(self._restore, {kind: file.read_text() for kind, file in self.files.items()})
-                self._apply_clusters({**self._known(), **wanted})
-                self._until(
-                    lambda: self._usable(set(wanted), new), f"did not find all healthy of {_names(new)}"
-                )
-                self._switch(routes)
-                self._write(self._state, {path: route.to_dict() for path, route in routes.items()})
-                undo.pop_all()
-            with suppress(ServiceFailed):  # what is left over goes with the next change
-                self._tidy(wanted)
+            self._change(changes)
 
     def routes(self) -> dict[str, Route]:
         if not self._state.exists():
@@ -149,112 +133,61 @@ class Envoy(Router):
         self.processes.stop(self.name)
         _refuse_taken(self.port)
         self.access_log.parent.mkdir(parents=True, exist_ok=True)
-        self._write_clusters(envoy_routes.clusters(self.routes()))
-        self._write_routes(self.routes())
-        with replacing(file) as temp:
-            temp.write_text(bootstrap)
+        self.files.write_clusters(clusters(self.routes()))
+        self.files.write_routes(self.routes(), self.keys)
+        write_private(file, bootstrap)
         argv = _command(file)
         checked = subprocess.run((*argv, "--mode", "validate"), capture_output=True, text=True)
         if checked.returncode:
             raise ServiceFailed(self.name, f"refuses its settings: {checked.stderr[-300:].strip()}", file)
         self.admin.address_file.unlink(missing_ok=True)
-        self.processes.start(
-            self.name, Command((*argv, "--admin-address-path", str(self.admin.address_file)))
-        )
+        admin = ("--admin-address-path", str(self.admin.address_file))
+        self.processes.start(self.name, Command((*argv, *admin)))
 
     def _runs(self) -> bool:
         return self.processes.states().get(self.name) in ("STARTING", "RUNNING")
 
     def _is_ready(self) -> bool:
         if not self._runs():
-            raise self._failure("ended before it was ready")
+            raise self.admin.failure("ended before it was ready")
         with suppress(ServiceFailed):
             return self.admin.ready()
         return False
 
-    def _hosts(self) -> Iterator[Host]:
-        return (host for hosts in self.admin.hosts().values() for host in hosts)
+    def _change(self, changes: Mapping[str, Route | None]) -> None:
+        before = self.routes()
+        routes = {path: route for path, route in {**before, **changes}.items() if route}
+        wanted, new = clusters(routes), _targets(routes) - _targets(before)
+        with self.files.put_back_on_failure():
+            self.files.apply_clusters({**self.files.clusters(), **wanted})
+            self._until(lambda: self._usable(set(wanted), new), f"did not find all healthy of {_names(new)}")
+            self.files.apply_routes(routes, self.keys)
+            write_private(
+                self._state, json.dumps({path: to.to_dict() for path, to in routes.items()}, indent=2)
+            )
+        with suppress(ServiceFailed):  # what is left over goes with the next change
+            self._tidy(wanted)
 
     def _usable(self, names: set[str], new: set[Target]) -> bool:
         """Whether all clusters are past their first health checks and the new targets passed theirs."""
         return names <= set(self.admin.hosts()) and all(self.healthy(target) for target in new)
 
-    def _known(self) -> dict[str, envoy_routes.Resource]:
-        """Every cluster that Envoy has been told of, those that only finish their requests included."""
-        found = json.loads(self.files["clusters"].read_text())["resources"]
-        return {cluster["name"]: cluster for cluster in found}
-
-    def _tidy(self, wanted: Mapping[str, envoy_routes.Resource]) -> None:
-        known = self._known()
+    def _tidy(self, wanted: Mapping[str, Resource]) -> None:
+        """Forget the clusters that nobody waits for any more."""
+        known = self.files.clusters()
         if known.keys() != wanted.keys():
             busy = {name for name, hosts in self.admin.hosts().items() if any(host.waiting for host in hosts)}
-            self._apply_clusters({**wanted, **{name: known[name] for name in busy & known.keys()}})
+            self.files.apply_clusters({**wanted, **{name: known[name] for name in busy & known.keys()}})
 
-    def _apply_clusters(self, clusters: Mapping[str, envoy_routes.Resource]) -> None:
-        if clusters.keys() != self._known().keys():
-            self._apply("clusters", lambda: self._write_clusters(clusters))
-
-    def _switch(self, routes: Mapping[str, Route]) -> None:
-        version = _version([self._configuration("", routes)])
-        if version != json.loads(self.files["routes"].read_text())["version_info"]:
-            self._apply("routes", lambda: self._write_routes(routes))
-        self._until(lambda: self.admin.version_served() == version, "did not switch to the new routes")
-
-    def _apply(self, kind: Kind, write: Callable[[], str]) -> None:
-        """Write a new version of a watched file and wait until Envoy has taken it."""
-        before, log_bytes = self.admin.outcome(kind), self._log_bytes()
-        version = write()
-
-        def taken() -> bool:
-            now = self.admin.outcome(kind)
-            if now.refused > before.refused:
-                raise self._failure(f"refused the {kind}: {self.admin.why_refused(log_bytes)}")
-            return now.version == version
-
-        self._until(taken, f"did not confirm the {kind}")
-
-    def _restore(self, files: Mapping[Kind, str]) -> None:
-        for kind, text in files.items():
-            with replacing(self.files[kind]) as temp:
-                temp.touch(mode=0o600)
-                temp.write_text(text)
-        version = json.loads(files["routes"])["version_info"]
-        with suppress(ServiceFailed):  # an Envoy that is gone will start with these files
-            self._until(lambda: self.admin.version_served() == version, "did not go back to the old routes")
-
-    def _write_clusters(self, clusters: Mapping[str, envoy_routes.Resource]) -> str:
-        found = [clusters[name] for name in sorted(clusters)]
-        version = _version(found)
-        self._write(self.files["clusters"], envoy_config.resources(version, found))
-        return version
-
-    def _write_routes(self, routes: Mapping[str, Route]) -> str:
-        version = _version([self._configuration("", routes)])
-        resources = envoy_config.resources(version, [self._configuration(version, routes)])
-        self._write(self.files["routes"], resources)
-        return version
-
-    def _configuration(self, version: str, routes: Mapping[str, Route]) -> envoy_routes.Resource:
-        return envoy_routes.configuration(version, routes, self.keys)
-
-    def _write(self, file: Path, content: Mapping) -> None:
-        with replacing(file) as temp:
-            temp.touch(mode=0o600)  # there are keys in some
-            temp.write_text(json.dumps(content, indent=2))
+    def _hosts(self) -> Iterator[Host]:
+        return (host for hosts in self.admin.hosts().values() for host in hosts)
 
     def _until(self, done: Callable[[], bool], failure: str) -> None:
         deadline = time.monotonic() + self.answer_seconds
         while not done():
             if time.monotonic() > deadline:
-                raise self._failure(f"{failure} within {self.answer_seconds:g} s")
+                raise self.admin.failure(f"{failure} within {self.answer_seconds:g} s")
             time.sleep(0.002)  # Envoy takes up changes by itself and tells nobody
-
-    def _log_bytes(self) -> int:
-        log = self.processes.log(self.name)
-        return log.stat().st_size if log.exists() else 0
-
-    def _failure(self, reason: str) -> ServiceFailed:
-        return ServiceFailed(self.name, reason, self.processes.log(self.name))
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -280,11 +213,6 @@ def _refuse_taken(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise PortTaken(port, PORT_SETTING) from error
-
-
-def _version(content: object) -> str:
-    """The same content is the same version, so nothing is applied twice."""
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
 
 def _targets(routes: Mapping[str, Route]) -> set[Target]:

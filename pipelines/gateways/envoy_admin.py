@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipelines.core.errors import ServiceFailed
-from pipelines.gateways.envoy_routes import PREFIX, VERSION_PATH
+from pipelines.gateways.envoy_types import PREFIX, VERSION_PATH
 
 Kind = Literal["clusters", "routes"]
 STATISTICS: dict[Kind, str] = {"clusters": "cluster_manager.cds", "routes": f"http.{PREFIX}.rds.{PREFIX}"}
@@ -33,9 +33,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Admin:
-    """Envoy's administration interface, at the address that Envoy wrote to `address_file`. Each method
-    raises ServiceFailed when Envoy does not answer."""
+    """The administration interface of the Envoy `name`, at the address that it wrote to `address_file`. Each
+    method raises ServiceFailed when Envoy does not answer."""
 
+    name: str
     address_file: Path
     port: int
     log: Path
@@ -54,6 +55,12 @@ class Admin:
         found = dict(line.removeprefix(f"{prefix}.").split(": ", 1) for line in lines)
         refused = int(found["update_rejected"]) + int(found["update_failure"])
         return Outcome(found["version_text"].strip('"'), refused)
+
+    def log_bytes(self) -> int:
+        return self.log.stat().st_size if self.log.exists() else 0
+
+    def failure(self, reason: str) -> ServiceFailed:
+        return ServiceFailed(self.name, reason, self.log)
 
     def why_refused(self, log_bytes: int) -> str:
         """What Envoy complained about after its log had `log_bytes`. It says so nowhere but there, and its
@@ -83,7 +90,7 @@ class Admin:
             connection.request(method, path)
             return connection.getresponse().read().decode()
         except (OSError, http.client.HTTPException) as error:
-            raise ServiceFailed("envoy", f"does not answer ({error})", self.log) from error
+            raise self.failure(f"does not answer ({error})") from error
         finally:
             connection.close()
 

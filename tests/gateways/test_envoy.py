@@ -13,7 +13,7 @@ from pipelines.core.rollout.routes import Limits, Route, Target
 from pipelines.gateways.envoy import Envoy
 from tests.fakes.envoy import FakeRouter
 from tests.fakes.processes import FakeProcesses
-from tests.gateways.envoy_client import answer, free_port, serve, until
+from tests.gateways.envoy_client import Client, answer, free_port, serve, until
 
 NOBODY = Target("nobody", 70000)  # no such port
 
@@ -106,8 +106,8 @@ def test_longest_prefix_wins_and_is_cut_off(envoy, pair):
 def test_a_request_keeps_its_id_or_gets_one(envoy, pair):
     envoy.route({"/churn": Route(pair[0])})
     for given in ({"x-request-id": "order-17"}, {}):
-        found = answer(f"{envoy.address}/churn/v2/models/churn/infer", **given)
-        assert found and found.body == "/v2/models/churn/infer"
+        found = Client(envoy.address).ask("/churn/v2/models/churn/infer", None, **given)
+        assert found.body == "/v2/models/churn/infer"
         assert found.headers["x-request-id"] == given.get("x-request-id", found.headers["x-request-id"])
 
 
@@ -120,10 +120,10 @@ def test_without_routes_it_answers_at_once(envoy):
 def test_refused_clusters_keep_the_old_routes(envoy, pair):
     route = Route(pair[0])
     envoy.route({"/": route})
-    files = {file: file.read_text() for file in envoy.files.values()}
+    files = {file: file.read_text() for file in envoy.files.paths.values()}
     with pytest.raises(ServiceFailed, match=r"refused the clusters.*PortValue"):
         envoy.route({"/": Route(NOBODY)})
-    assert {file: file.read_text() for file in envoy.files.values()} == files
+    assert {file: file.read_text() for file in envoy.files.paths.values()} == files
     assert told(f"{envoy.address}/predict") == (200, "r1", "/predict")
     envoy.route({"/churn": route})
     assert told(f"{envoy.address}/churn/predict") == (200, "r1", "/predict")

@@ -151,7 +151,7 @@ def test_keys_let_clients_in(envoy, pair):
     assert [each and each.status for each in wrong] == [401, 401]
     envoy.route({"/churn": route(pair)})
     assert [each and each.status for each in (answer(f"{envoy.address}/churn"),)] == [401]
-    assert {file.stat().st_mode & 0o77 for file in envoy.files.values()} == {0}
+    assert {file.stat().st_mode & 0o77 for file in envoy.files.paths.values()} == {0}
     envoy.keys = {}
     envoy.ensure()
     found = answer(envoy.address, x_client_id="app")
