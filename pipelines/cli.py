@@ -4,6 +4,7 @@ import atexit
 import gc
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -40,7 +41,9 @@ def release(uri: Annotated[str, typer.Argument(help="models:/NAME@ALIAS")]) -> N
 @app.command()
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="As data, for programs.")] = False,
-    watch: Annotated[str | None, typer.Option(help="Show the rollout of this model until it is over.")] = None,
+    watch: Annotated[
+        str | None, typer.Option(help="Show the rollout of this model until it is over.")
+    ] = None,
 ) -> None:
     """What serves and since when, and what is being rolled out; what was scored last, and whether it
     drifted."""
@@ -98,6 +101,24 @@ def rollback(
     from pipelines.rollouts import go_back
 
     go_back(_installation(), model, why, console)
+
+
+@app.command()
+def dossier(
+    release_id: Annotated[
+        str | None, typer.Argument(help="As answers carry it in x-release-id.", show_default=False)
+    ] = None,
+    request: Annotated[
+        str | None, typer.Option(help="The x-request-id of a prediction, in place of a release.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="A file for the page; it always lies beside.")] = None,
+) -> None:
+    """What is behind a release, from its answers back to the data, and whether all of it still holds: the
+    ledger, the gates and every file are looked at again. Exit status 1 where something does not hold."""
+    from pipelines.dossiers import Given, run_dossier
+
+    if not run_dossier(_installation(), Given(release_id, request, html), console):
+        raise typer.Exit(1)
 
 
 @app.command()

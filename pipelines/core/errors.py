@@ -74,6 +74,7 @@ class RungImpossible(SeatrialError):
 class EvidenceMissing(SeatrialError):
     def __init__(self, subject: str, reason: str) -> None:
         super().__init__(f"{subject} is not deployed: {reason}; run its whole release again.")
+        self.reason = reason
 
 
 class NothingInProduction(SeatrialError):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bentos.manifest import MODEL_FILE, sha256
 from pipelines.core.dossier import SERVED, Dossier
-from pipelines.core.errors import EvidenceMissing
+from pipelines.core.errors import ContainersFailed, EvidenceMissing
 from pipelines.core.exhibits import Exhibit
 from pipelines.core.release import Release
 from pipelines.core.verdict import Verdict
@@ -128,8 +128,11 @@ def _lineage(dossier: Dossier) -> Finding:
 
 def _image_fault(release: Release, image_digest: ImageDigest) -> str:
     """`image` is name@sha256:…; an engine that knows it by another digest has another image."""
-    found, wanted = image_digest(release.image) if release.image else "", release.image.rpartition("@")[2]
-    if found == wanted:
+    try:
+        found = image_digest(release.image) if release.image else ""
+    except ContainersFailed as error:
+        return f"its image {release.image} can't be looked at ({error})"
+    if found == release.image.rpartition("@")[2]:
         return ""
     return f"its image {release.image} is {f'{found} now' if found else 'gone'}"
 
