@@ -10,6 +10,7 @@ import pytest
 
 from bentos.manifest import MODEL_FILE, sha256
 from bentos.watching.segments import NAME
+from pipelines.core.entries import TAKES_OVER
 from pipelines.core.errors import ServiceFailed, SettingsInvalid
 from pipelines.core.how import HOW_FILE, replay
 from pipelines.core.ladder import Ladder
@@ -56,11 +57,12 @@ def test_a_version_that_passes_everything_serves(world):
         "overload_is_bounded": True,
         "no_leak": True,
         "healthy": True,
+        "rolled_out": True,
     }
     assert world.serving == "1"
     entry = world.ledger.production("tiny")
     assert entry.evidence["model_sha256"] == sha256(world.home.root / entry.artifact / MODEL_FILE)
-    assert entry.evidence.keys() >= outcome.checks.keys() - {"healthy", "plan_keeps_promise"}
+    assert entry.evidence.keys() >= outcome.checks.keys() - {"healthy", "rolled_out", "plan_keeps_promise"}
     assert [name for name, _ in world.notebooks.runs] == ["accuracy_review", "load_review", "release_review"]
     assert world.left_behind() == []
 
@@ -73,7 +75,8 @@ def test_versions_as_good_as_production_take_over_even_a_former_one(world):
     outcome = world.run("tiny_release", "1")
     assert "against version 2" in outcome.says("accuracy_non_inferior_to_production")
     assert world.serving == "1"
-    assert [entry.version for entry in world.ledger.history("tiny")] == ["1", "2", "1"]
+    took_over = [each for each in world.ledger.history("tiny") if each.action in TAKES_OVER]
+    assert [each.release.version for each in took_over if each.release] == ["1", "2", "1"]
 
 
 def test_a_worse_version_stops_at_its_gate_and_no_way_leads_around_it(world):

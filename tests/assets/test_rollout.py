@@ -1,0 +1,86 @@
+import json
+
+import dagster as dg
+import pytest
+
+from pipelines.assets.common import Chapter
+from pipelines.assets.rollout import ROLLOUT_TAG
+from pipelines.components import ServedModel
+from pipelines.components.rollout_sensor import rollout_sensor
+from pipelines.core.rollout.answers import Answers
+from pipelines.core.rollout.plan import Plan
+from tests.assets.world import World
+
+OTHER = (0.5, 1.5, -1.01)
+"""Weights as good as those of the first version."""
+
+
+@pytest.fixture(scope="module")
+def tried(tmp_path_factory) -> World:
+    """Version 1 serves; version 2 is being rolled out, and nobody waits for it."""
+    made = World(tmp_path_factory.mktemp("tried"))
+    made.settings["rollout"] = {
+        "strategy": ["shadow", "canary", "full"], "weights": [0.25], "follow_seconds": 0, "alpha": 0.01,
+        "metrics": [{"name": "late", "better": "lower", "margin": 0.1, "sql": "SELECT 1 AS value"}],
+    }  # fmt: skip
+    assert made.release().success
+    made.deployments.outcome = None
+    assert made.release(OTHER).success
+    return made
+
+
+def ask_sensor(world: World):
+    chapter = Chapter(ServedModel(**world.settings))
+    return rollout_sensor(chapter, "tiny_rollout")(
+        dg.build_sensor_context(resources={"home": world.home, "ledger": world.ledger})
+    )
+
+
+def test_a_rollout_begins_with_all_that_its_process_needs(tried):
+    assert tried.serving == "1"
+    begun = tried.ledger.standing("tiny").rollouts[0]
+    assert [str(step) for step in begun.plan.steps] == ["shadow at 100 %", "canary at 25 %", "full at 100 %"]
+    assert (
+        begun.plan == Plan.from_dict(json.loads(json.dumps(begun.plan.to_dict())))
+        and begun.plan.alpha == 0.01
+    )
+    bins = Answers.from_dict(begun.setting["answers"])
+    assert bins.output == "probability" and 5 <= len(bins.edges) <= 25
+    assert begun.setting["standby_seconds"] == 3600 and begun.setting["metrics"][0]["name"] == "late"
+    limits = begun.canary.limits
+    assert limits.max_requests >= 64 and limits.max_body_bytes == 16 * 2**20
+    assert begun.canary.registered == "tiny"
+
+
+def test_one_that_outlasts_its_run_is_inconclusive_until_it_is_recorded(tried):
+    assert isinstance(ask_sensor(tried), dg.SkipReason)
+    begun = tried.ledger.standing("tiny").rollouts[0]
+    tried.deployments.conclude(begun.canary, begun.number, "promoted")
+    request = ask_sensor(tried)
+    assert isinstance(request, dg.RunRequest)
+    assert (request.partition_key, request.tags[ROLLOUT_TAG]) == ("2", str(begun.number))
+    ended = tried.definitions.resolve_job_def("tiny_rollout").execute_in_process(
+        instance=tried.instance, partition_key="2", tags=dict(request.tags), raise_on_error=False
+    )
+    assert ended.success
+    checks = {each.check_name: each for each in ended.get_asset_check_evaluations()}
+    assert checks["rolled_out"].passed and "the test says promoted" in str(checks["rolled_out"].description)
+    assert tried.serving == "2" and isinstance(ask_sensor(tried), dg.SkipReason)
+    assert [each.action for each in tried.ledger.history("tiny")][-2:] == ["promoted", "alias_moved"]
+
+
+def test_one_that_did_harm_fails_its_check_and_changes_nothing(tried):
+    tried.deployments.outcome = "rolled_back"
+    outcome = tried.release((0.5, 1.5, -0.99))
+    assert not outcome.checks["rolled_out"].passed and "the test says rolled_back" in outcome.says(
+        "rolled_out"
+    )
+    assert outcome.checks["healthy"].passed and tried.serving == "2"
+
+
+def test_full_alone_takes_over_at_once(tried):
+    world = World(tried.root / "at_once")
+    world.settings["rollout"] = {"strategy": ["full"]}
+    for weights in ((0.5, 1.5, -1.0), OTHER):
+        assert world.release(weights).success
+    assert world.serving == "2" and world.ledger.standing("tiny").rollouts == ()
