@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 WHAT, MEMORY, THREADS = "The prediction log", "1GB", 2
 DAY = "day"
+MOST_SHOWN = 500
+"""Characters of an input."""
 ALWAYS = (datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC))
 
 
@@ -120,7 +122,12 @@ def _firsts(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _inputs(row: dict[str, Any]) -> dict[str, Any]:
-    return {name.removeprefix("input_"): value for name, value in row.items() if name.startswith("input_")}
+    """What is as long as an image is shown by its beginning."""
+    given = {name.removeprefix("input_"): each for name, each in row.items() if name.startswith("input_")}
+    return {
+        name: f"{str(each)[:MOST_SHOWN]} …" if len(str(each)) > MOST_SHOWN else each
+        for name, each in given.items()
+    }
 
 
 def _quoted(name: str) -> str:

@@ -120,7 +120,7 @@ def analysed(users: int = 12_000, effect: float = 0.03) -> Analysis:
     value += rng.normal(0, 0.3, users) + effect * is_canary
     arm = np.where(is_canary, "canary", "stable")
     frame = pd.DataFrame({"user": np.arange(users), "arm": arm, "value": value, "stratum": carrier})
-    return stratified(frame, "rebookings")
+    return stratified(frame, "rebookings", needed=20_000)
 
 
 DRILL = Drill(OLD.release_id, NEW.release_id, 4000, 0, 1994, 0.043, 0.061, "2026-03-02T09:12:44.120+00:00")

@@ -21,7 +21,7 @@ CONTRACT = Contract(
 SCHEMA, START = records.schema(CONTRACT), datetime(2026, 3, 1, 23, tzinfo=UTC)
 
 
-def write(folder: Path, release: str, requests: list[str], answers: list[float], **others) -> None:
+def write(folder: Path, release: str, requests: list[str], answers: list, **others) -> None:
     """A segment of one row a request, a minute apart."""
     count = len(requests)
     columns = {
@@ -58,6 +58,14 @@ def test_requests_that_both_answered_are_joined_across_segments(tmp_path):
     assert found.slower_ms["p50"].value == pytest.approx(2.0, rel=0.05)
     (worst,) = found.disagreements
     assert (worst.request_id, worst.inputs) == ("r29", {"carrier": "AA", "lags": [14.0, -14.0]})
+
+
+def test_a_long_input_is_shown_by_its_beginning(tmp_path):
+    for release, answer in (("old", 0.1), ("new", 0.9)):
+        write(tmp_path, release, ["r"], [answer], input_lags=[[1 / 3] * 1000])
+    log = both(tmp_path)
+    (only,) = log.with_inputs(agreement(log.pairs("probability"), Same("probability"))).disagreements
+    assert only.inputs["lags"].startswith("[0.33") and len(only.inputs["lags"]) == 502
 
 
 def test_all_rows_of_a_request_are_in_one_chunk(tmp_path):

@@ -5,7 +5,6 @@ import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
-import numpy as np
 import pandas as pd
 
 from pipelines.core.errors import SettingsInvalid
@@ -92,4 +91,4 @@ def users_watched(
     while fewest < most:
         middle = (fewest + most) // 2
         fewest, most = (fewest, middle) if shows(middle) else (middle + 1, most)
-    return int(np.int64(fewest))
+    return fewest

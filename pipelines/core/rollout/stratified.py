@@ -58,6 +58,7 @@ class Analysis:
     in_both      left out, as they met both releases; sticky routing leaves none
     overall      the difference over all users, of the strata in the shares that they have
     unstratified the same without strata
+    needed       users that it was meant to take, reckoned before the start; None: not reckoned
     strata       their differences hold together at `alpha`, as do their shares; `overall` does by itself
     """
 
@@ -69,6 +70,7 @@ class Analysis:
     unstratified: Estimate
     strata: tuple[Stratum, ...]
     alpha: float
+    needed: int | None = None
 
     @property
     def off_plan(self) -> tuple[Stratum, ...]:
@@ -93,7 +95,9 @@ class Analysis:
         (folder / FILE).write_text(json.dumps(self.to_dict(), indent=2) + "\n")
 
 
-def stratified(users: pd.DataFrame, metric: str, weight: float = 0.5, alpha: float = 0.05) -> Analysis:
+def stratified(
+    users: pd.DataFrame, metric: str, weight: float = 0.5, alpha: float = 0.05, needed: int | None = None
+) -> Analysis:
     """From a line for each user and arm: user, arm ("stable" or "canary"), value and, where there are strata,
     stratum, which must not depend on the arm. Users without a value are not counted.
 
@@ -117,6 +121,7 @@ def stratified(users: pd.DataFrame, metric: str, weight: float = 0.5, alpha: flo
         _difference(plain, alpha),
         tuple(_stratum(str(name), row, alpha / len(cells)) for name, row in cells.iterrows()),
         alpha,
+        needed,
     )
 
 
