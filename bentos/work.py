@@ -24,7 +24,7 @@ class Job:
     reply      whom to tell when all that concerns the release has been done with the answer
     key        what the cache knows it by, where there is one
     fallback   "cached" or "default" when the answer is not the model's
-    trace      the headers of the request, from which a trace goes on
+    trace      the headers of the request, from which a trace goes on and the log knows the user
     """
 
     done: Callable[["Job"], None]

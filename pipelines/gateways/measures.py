@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -77,11 +78,16 @@ def _views(connection, job: Mapping[str, Any]) -> dict[str, Any]:
         read = connection.read_csv if glob.lower().endswith((".csv", ".csv.gz")) else connection.read_parquet
         views[name] = read(glob)
     tables = {name: view.create_view(name) for name, view in views.items()}
-    folders = [str(folder), *(str(Path(f"{glob.split('*')[0]}_").parent) for glob in files.values())]
-    connection.execute(f"SET allowed_directories = {folders!r}")
+    folders = [str(folder), *map(_folder, files.values())]
+    connection.execute(f"SET allowed_directories = [{', '.join(map(_text, folders))}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return tables
+
+
+def _folder(glob: str) -> str:
+    """In which all that matches lies."""
+    return os.path.dirname(re.split(r"[*?\[{]", glob)[0])  # noqa: PTH120  a Path would drop the last slash
 
 
 def _during(release: str, span: tuple[float, float]) -> str:

@@ -21,15 +21,19 @@ from bentos.work import Job
 from pipelines.core.home import Home
 from pipelines.core.rollout.answers import Answers
 from pipelines.core.rollout.observation import Arm, Moments
+from pipelines.core.rollout.plan import Kind
 from pipelines.core.rollout.routes import Route, Target
 from pipelines.core.rollout.watch import DAY_SECONDS, Measure, Watch
 from pipelines.gateways import access_log, envoy_clusters, logged_requests, telemetry
+from pipelines.gateways.envoy import Envoy
 from pipelines.gateways.measures import MeasureFailed, job_of, moments
 from pipelines.gateways.measuring import LATE_SECONDS
 from pipelines.gateways.service_counts import EVERY_SECONDS
 from pipelines.gateways.telemetry import LogTelemetry, Telemetry
 from tests.bentos.tiny import CONTRACT, ROW
+from tests.fakes.processes import FakeProcesses
 from tests.fakes.telemetry import FakeTelemetry
+from tests.gateways.envoy_client import Client, free_port, serve, until
 
 SINCE = 1_700_000_000.0
 STABLE, CANARY = Target("v3", 3001), Target("v4", 3002)
@@ -135,6 +139,43 @@ def test_the_router_s_clusters_say_for_whom_a_request_was_meant():
     route = Route(Target("v3-0a", 1), Target("v4-1b", 2), weight=0.5)
     meant = {logged_requests._meant({"cluster": name}) for name in envoy_clusters.clusters({"/tiny": route})}
     assert meant == {"v3-0a", "v4-1b"} and logged_requests._meant({"cluster": None}) == ""
+
+
+@pytest.fixture
+def processes(tmp_path):
+    made = FakeProcesses(tmp_path / "logs")
+    yield made
+    made.shutdown()
+
+
+@pytest.mark.e2e
+def test_what_a_real_router_writes_is_counted(tmp_path, processes):
+    """Half of ten users are tried, then all are moved and meet errors, then the next release breaks off."""
+    envoy, (v3, v4) = Envoy(Home(tmp_path), processes, free_port()), serve(processes, "v3", "v4")
+    (v5,) = serve(processes, "v5", mode="fragile")
+    envoy.ensure()
+    client, found = Client(envoy.address), LogTelemetry(Home(tmp_path))
+
+    def step(kind: Kind, number: int, stable: Target, canary: Target, query: str = "") -> tuple[Watch, list]:
+        watch = Watch("tiny", kind, f"tiny/{number}/0", stable, canary, time.time())
+        weight = 1.0 if kind == "blue_green" else 0.5
+        envoy.route({"/tiny": Route(stable, canary, weight=weight, salt="tiny", label=watch.label)})
+        answers = [client.ask(f"/tiny{query}", b"rows", x_user_id=f"user-{user}") for user in range(10)]
+        client.ask("/tiny", b"rows", x_release="stable")
+        client.ask("/tiny?status=404", b"rows")
+        client.ask("/tiny")
+        return watch, [answer.release for answer in answers]
+
+    watch, releases = step("canary", 1, v3, v4)
+    tried = releases.count("v4")
+    until(lambda: requests(found, watch) == [(10 - tried, 0), (tried, 0)])
+    watch, releases = step("blue_green", 2, v3, v4, "?status=500")
+    assert releases == ["v4"] * 10
+    until(lambda: requests(found, watch) == [(10 - tried, 0), (10, 10)])
+    watch, releases = step("canary", 3, v4, v5)
+    assert releases == ["v4"] * 10
+    stable, canary = until(lambda: (seen := requests(found, watch))[1] != (0, 0) and seen)
+    assert 0 < canary[0] == canary[1] and stable[1] == 0
 
 
 def answer(home: Home, release: str, scores: list[float], users: tuple = (), age: float = 0.0) -> None:
@@ -324,7 +365,7 @@ def test_nan_is_no_value_and_no_predictions_no_metric(labelled):
     assert told(labelled, sql=f"{FIRST} AND false") == {}
 
 
-def until(found: LogTelemetry, watch: Watch, said, now: float = SINCE) -> tuple[Arm | None, Arm | None]:
+def taken(found: LogTelemetry, watch: Watch, said, now: float = SINCE) -> tuple[Arm | None, Arm | None]:
     """Metrics are taken by processes, which tell nobody when they are done."""
     while not said(arms := found.look(watch, now)):
         time.sleep(0.02)
@@ -334,7 +375,7 @@ def until(found: LogTelemetry, watch: Watch, said, now: float = SINCE) -> tuple[
 def test_metrics_come_by_and_by_and_a_function_that_fails_stops_nothing(labelled):
     measures = Measure("score", FIRST), Measure("amount", function="builtins:print")
     found, watch = LogTelemetry(labelled), replace(WATCH, since=time.time() - 60, measures=measures)
-    _, canary = until(found, watch, lambda arms: arms[1].metrics and "amount" in found.troubles("tiny"))
+    _, canary = taken(found, watch, lambda arms: arms[1].metrics and "amount" in found.troubles("tiny"))
     assert canary and canary.metrics.keys() == {"score"} and canary.metrics["score"].count == 2
     (trouble,) = found.troubles("tiny").values()
     assert trouble.startswith("amount raised ") and "NoneType" in trouble
@@ -342,7 +383,7 @@ def test_metrics_come_by_and_by_and_a_function_that_fails_stops_nothing(labelled
         segment.unlink()
     _, canary = found.look(watch, SINCE + 29)
     assert canary and canary.metrics
-    _, canary = until(found, watch, lambda arms: "score" in found.troubles("tiny"), SINCE + 31)
+    _, canary = taken(found, watch, lambda arms: "score" in found.troubles("tiny"), SINCE + 31)
     assert canary and canary.metrics == {}
     found.forget("tiny")
     assert found.troubles("tiny") == {}
@@ -358,9 +399,9 @@ def test_a_query_without_end_is_ended(labelled):
 
 def test_a_metric_that_knows_less_than_before_is_not_known(labelled):
     found, watch = LogTelemetry(labelled), replace(WATCH, since=0, measures=(Measure("score", FIRST),))
-    until(found, watch, lambda arms: arms[1].metrics)
+    taken(found, watch, lambda arms: arms[1].metrics)
     min(labelled.prediction_log("tiny").iterdir()).unlink()
-    until(found, watch, lambda arms: found.troubles("tiny"), SINCE + 31)
+    taken(found, watch, lambda arms: found.troubles("tiny"), SINCE + 31)
     assert found.troubles("tiny") == {"score": "score is known of fewer than before in v3"}
 
 
