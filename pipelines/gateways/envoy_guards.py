@@ -5,8 +5,10 @@ keys or limits is a change of routes. Values in, values out.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 
+from pipelines.core.errors import SettingsInvalid
 from pipelines.core.rollout.routes import Limits, Route
 from pipelines.gateways.envoy_types import PREFIX, Resource, typed
 
@@ -21,6 +23,14 @@ REFUSALS = {  # why Envoy itself turned a request away, by status
     431: "the headers are larger than they may be",
     504: "the service did not answer in time",
 }
+
+
+def refuse_unclear(keys: Mapping[str, str]) -> None:
+    """Raises SettingsInvalid, which says no key."""
+    times = Counter(keys.values())
+    unclear = sorted(client for client, key in keys.items() if not client or not key or times[key] > 1)
+    if unclear:
+        raise SettingsInvalid("API keys of clients", unclear, "give each of them one that no other has")
 
 
 def filters() -> list[Resource]:

@@ -178,6 +178,33 @@ def test_processes_that_route_at_once_lose_nothing(envoy, pair):
 
 
 @pytest.mark.e2e
+def test_a_change_that_was_cut_short_is_undone_by_the_next(envoy, pair):
+    envoy.route({"/": Route(pair[0])})
+    envoy.files.write_routes({}, {})
+    until(lambda: told(envoy.address)[0] == 404)
+    envoy.ensure()
+    assert told(envoy.address)[1] == "r1"
+
+
+@pytest.mark.e2e
+def test_settings_that_are_refused_leave_what_serves(envoy, pair, monkeypatch):
+    envoy.route({"/": Route(pair[0])})
+    moved = Envoy(Home(envoy.folder.parents[1]), envoy.processes, envoy.port)
+    with monkeypatch.context() as patch, pytest.raises(ServiceFailed, match="envoy refuses its settings"):
+        patch.setattr("pipelines.gateways.envoy_config.HEADERS_SECONDS", -1)
+        moved.ensure()
+    assert told(envoy.address)[1] == "r1"
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        moved = Envoy(Home(envoy.folder.parents[1]), envoy.processes, other.getsockname()[1])
+        with pytest.raises(PortTaken):
+            moved.ensure()
+    assert told(envoy.address)[1] == "r1"
+    envoy.ensure()
+
+
+@pytest.mark.e2e
 def test_taken_port_is_one_sentence(tmp_path):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from pipelines.core.errors import ServiceFailed
+from pipelines.core.errors import SettingsInvalid
 from pipelines.core.home import Home
 from pipelines.core.rollout.routes import Limits, Route
 from pipelines.gateways import access_log, envoy_config
@@ -211,9 +211,11 @@ def test_the_log_is_put_aside_and_loses_nothing(envoy, pair):
     assert access_log.aside(envoy.access_log) == [newest]
 
 
-def test_a_refused_bootstrap_is_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(envoy_config, "HEADERS_SECONDS", -1)
-    processes = FakeProcesses(tmp_path)
-    with pytest.raises(ServiceFailed, match="envoy refuses its settings"):
-        Envoy(Home(tmp_path), processes, free_port()).ensure()
-    assert processes.states() == {}
+@pytest.mark.parametrize("keys", [{"shop": "same", "app": "same"}, {"shop": "", "app": ""}])
+def test_keys_that_tell_nobody_apart_are_one_sentence(envoy, keys):
+    envoy.keys = keys
+    with pytest.raises(
+        SettingsInvalid, match=r"API keys of clients is \['app', 'shop'\]; give each"
+    ) as failure:
+        envoy.ensure()
+    assert "same" not in str(failure.value)
