@@ -83,6 +83,7 @@ class SqlLedger(Ledger):
             rollout = sequence if action == "started" else rollout
             told = Entry(sequence, at, model, action, release, rollout, details, self.known.digest)
             entry = sealed(told)
+            next_standing(self._standing(model), entry)  # what can't be understood can't be taken back either
             row = {"sequence": sequence, "text": text_of(entry), "digest": entry.digest}
             connection.execute(sa.insert(ROWS), row)
         return entry
@@ -106,12 +107,8 @@ class SqlLedger(Ledger):
 
     def standing(self, model: str) -> Standing:
         with self.lock:
-            known = self._caught_up()
-            history, found = known.histories.get(model, []), known.standings.get(model, Standing())
-            for entry in history[bisect_right(history, found.last, key=lambda entry: entry.sequence) :]:
-                found = next_standing(found, entry)
-            known.standings[model] = found
-            return found
+            self._caught_up()
+            return self._standing(model)
 
     @property
     def exists(self) -> bool:
@@ -166,6 +163,18 @@ class SqlLedger(Ledger):
         for row in rows:
             if row.sequence > self.known.sequence:
                 self.known.add(self._entry(*row))
+
+    def _standing(self, model: str) -> Standing:
+        """By what is known; only what came since the last call is looked at."""
+        found, history = self.known.standings.get(model, Standing()), self.known.histories.get(model, [])
+        for entry in history[bisect_right(history, found.last, key=lambda entry: entry.sequence) :]:
+            try:
+                found = next_standing(found, entry)
+            except DAMAGED as error:
+                reason = f"entry {entry.sequence} can't be understood ({error!r})"
+                raise LedgerUnusable(self.where, reason, "it was written by another version") from error
+        self.known.standings[model] = found
+        return found
 
     def _entry(self, sequence: int, text: str, digest: str) -> Entry:
         try:

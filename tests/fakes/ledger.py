@@ -9,6 +9,7 @@ from typing import Any
 from pipelines.core.entries import NOTHING, Action, Entry, first_fault, sealed, text_of
 from pipelines.core.errors import LedgerMoved
 from pipelines.core.release import Release
+from pipelines.core.rollout.standing import next_standing
 from pipelines.gateways.ledger import Ledger
 
 
@@ -30,14 +31,17 @@ class FakeLedger(Ledger):
         details: Mapping[str, Any] = {},
     ) -> Entry:
         last, before = self.head()
-        if self.standing(model).last != after:
+        standing = self.standing(model)
+        if standing.last != after:
             raise LedgerMoved(model)
         at = (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=last + 1)).isoformat(
             timespec="milliseconds"
         )
         rollout = last + 1 if action == "started" else rollout
-        self.entries.append(sealed(Entry(last + 1, at, model, action, release, rollout, details, before)))
-        return self.entries[-1]
+        entry = sealed(Entry(last + 1, at, model, action, release, rollout, details, before))
+        next_standing(standing, entry)
+        self.entries.append(entry)
+        return entry
 
     def history(self, model: str) -> list[Entry]:
         return [entry for entry in self.entries if entry.model == model]

@@ -68,7 +68,7 @@ def standing(history: Sequence[Entry]) -> Standing:
 
 
 def next_standing(before: Standing, entry: Entry) -> Standing:
-    """How the model stands after one more entry."""
+    """How the model stands after one more entry. Raises one of DAMAGED where that can't be understood."""
     found = replace(before, rollouts=_rollouts(before, entry), last=entry.sequence)
     if entry.action not in TAKES_OVER or entry.release is None:
         return found
@@ -88,7 +88,8 @@ def _rollouts(before: Standing, entry: Entry) -> tuple[Rollout, ...]:
 
 
 def _begun(before: Standing, entry: Entry) -> Rollout:
-    assert entry.release and before.production
+    if entry.release is None or before.production is None:
+        raise ValueError("a rollout needs a release to try, and one in production")
     setting = {name: value for name, value in entry.details.items() if name not in ("plan", "state")}
     plan, state = Plan.from_dict(entry.details["plan"]), State.from_dict(entry.details["state"])
     return Rollout(entry.sequence, entry.at, entry.release, before.production, plan, state, setting)
