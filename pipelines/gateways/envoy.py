@@ -150,9 +150,9 @@ class Envoy(Router):
         self.files.write_routes(self.routes(), self.keys)
 
     def _has_port(self) -> bool:
-        with suppress(ServiceFailed):
-            return self._runs() and self.admin.version_served() == self.files.version("routes")
-        return False
+        if not (self._runs() and self._bootstrap.exists()):
+            return False
+        return envoy_config.port(json.loads(self._bootstrap.read_text())) == self.port
 
     def _runs(self) -> bool:
         return self.processes.states().get(self.name) in ("STARTING", "RUNNING")

@@ -31,6 +31,11 @@ def bootstrap(folder: Path, port: int) -> Resource:
     }
 
 
+def port(bootstrap: Resource) -> int:
+    """The one that it listens at."""
+    return bootstrap["static_resources"]["listeners"][0]["address"]["socket_address"]["port_value"]
+
+
 def _listener(folder: Path, port: int) -> Resource:
     name = "envoy.filters.network.http_connection_manager"
     return {
