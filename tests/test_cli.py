@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,14 @@ from bentos.contract import Contract, Field
 from bentos.manifest import Manifest, Plan, Slo
 from pipelines.cli import main
 from pipelines.core.capacity.profile import Profile
+from pipelines.core.entries import NOTHING
 from pipelines.core.home import Home
-from pipelines.defs.resources import Installation
+from pipelines.core.release import Release
+from pipelines.gateways.ledger import open_ledger
+from pipelines.installation import Installation
 from pipelines.planner import version_of
 
-SETTINGS = ("SEATRIAL_HOME", "SEATRIAL_PORT", "MLFLOW_TRACKING_URI", "DAGSTER_HOME")
+SETTINGS = ("SEATRIAL_HOME", "SEATRIAL_PORT", "MLFLOW_TRACKING_URI", "SEATRIAL_LEDGER_URL", "DAGSTER_HOME")
 
 
 @pytest.fixture
@@ -90,6 +94,10 @@ def record(home: Home, version: str = "1", run_ms: float = 2.0) -> None:
     profile.save(load_test)
 
 
+def release(version: str) -> Release:
+    return Release("tiny", version, f"v{version}-ab", "fp32", f"t:{version}", "/", "a")
+
+
 @pytest.fixture
 def home(tmp_path) -> Home:
     return Home(tmp_path / "home")
@@ -147,10 +155,47 @@ def test_the_plan_is_that_of_production_or_of_the_version_tested_last(home):
         record(home, version)
     installation = Installation(home, 8080, "")
     assert version_of(installation, "tiny", None) == "10"
-    release = {"release_id": "v2-ab", "rung": "fp32", "tag": "t:2", "port": 1, "path": "/", "artifact": "a"}
-    installation.ledger.record("tiny", "deployed", {"version": "2", **release, "evidence": {}})
+    installation.ledger.append("tiny", "deployed", after=0, release=release("2"))
     assert version_of(installation, "tiny", None) == "2"
     assert version_of(installation, "tiny", "1") == "1"
+
+
+def test_the_ledger_is_shown_and_verified(seatrial, home):
+    assert seatrial("ledger", "verify")[1].endswith(
+        f" holds: 0 entries, the last with the digest {NOTHING}\n"
+    )
+    assert not home.root.exists()
+    assert refused(seatrial("ledger", "show", "tiny")).endswith("MODEL is 'tiny'; nothing was released yet.")
+    ledger = open_ledger(None, home)
+    first = ledger.append("tiny", "deployed", after=0, release=release("1"), details={"why": "[first]"})
+    last = ledger.append("tiny", "alias_moved", after=1)
+    status, out, _ = seatrial("ledger", "verify", "--head", first.digest)
+    assert (status, out) == (
+        0, f"The ledger {home.ledger} holds: 2 entries, the last with the digest {last.digest}\n"
+    )  # fmt: skip
+    sentence = refused(seatrial("ledger", "verify", "--head", "abc"))
+    assert "no entry has the digest abc: the end was cut off, or all was written anew;" in sentence
+    out = seatrial("ledger", "show", "tiny")[1]
+    assert all(word in out for word in ("deployed", "v1-ab", "[first]", "alias_moved"))
+    assert refused(seatrial("ledger", "show", "nope")) == "seatrial: MODEL is 'nope'; there are tiny."
+
+
+def test_a_ledger_that_was_changed_is_a_sentence(seatrial, home):
+    open_ledger(None, home).append("tiny", "deployed", after=0, release=release("1"))
+    with sqlite3.connect(home.ledger) as database:
+        database.execute("DROP TRIGGER no_UPDATE")
+        database.execute("UPDATE seatrial_ledger SET text = replace(text, 'v1-ab', 'v2-ab')")
+    database.close()
+    sentence = f"seatrial: The ledger {home.ledger} can't be used: entry 1 was changed after it was written; "
+    assert refused(seatrial("ledger", "verify")).startswith(sentence)
+
+
+def test_the_ledger_is_where_the_environment_says(seatrial, monkeypatch):
+    monkeypatch.setenv("SEATRIAL_LEDGER_URL", "postgresql://me:secret@127.0.0.1:1/x")
+    sentence = (
+        "seatrial: The ledger postgresql+psycopg://me:***@127.0.0.1:1/x can't be used: connection failed"
+    )
+    assert refused(seatrial("ledger", "verify")).startswith(sentence)
 
 
 @pytest.mark.parametrize(
