@@ -69,6 +69,7 @@ def _line(entry: Entry) -> dict[str, Any]:
         "release_id": release.release_id if release else None,
         "rollout": entry.rollout,
         "weight": details.get("state", {}).get("weight"),
+        "mirrored": details.get("state", {}).get("mirrored"),
         "why": details.get("why", ""),
         "digest": entry.digest,
     }

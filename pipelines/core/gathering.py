@@ -16,7 +16,7 @@ from pipelines.core.home import Home
 from pipelines.core.how import HOW_FILE
 from pipelines.core.ladder import Ladder
 from pipelines.core.release import Release
-from pipelines.core.rollout.routes import Limits
+from pipelines.core.rollout.routing import limits_of
 from pipelines.core.verdict import Verdict
 
 BEFORE, AFTER = ("registered_model", "onnx_model"), ("release_model", "bento", "load_test")
@@ -38,12 +38,12 @@ def gather(
     *,
     path: str,
     registered: str,
-    limits: Limits,
+    max_rps: float | None = None,
 ) -> Dossier:
     """Bring together what there is of a version that is to be deployed.
 
-    `head` is the ledger's, `at` the time in UTC, ISO 8601; the rest is as `Release` has it. Raises
-    EvidenceMissing where something was never made, or two records disagree.
+    `head` is the ledger's, `at` the time in UTC, ISO 8601; the rest are settings that its Release is made
+    with. Raises EvidenceMissing where something was never made, or two records disagree.
     """
     subject, folder = f"{model} version {version}", home.artifact(model, version, "")
     try:
@@ -51,7 +51,7 @@ def gather(
         artifact = (folder / "release_model").relative_to(home.root).as_posix()
         release = Release(
             model, version, manifest.release_id, manifest.rung, bento["tag"], path, artifact,
-            registered=registered, limits=limits,
+            registered=registered, limits=limits_of(manifest.plan, max_rps),
         )  # fmt: skip
         packed = Exhibit(f"packed/{MODEL_FILE}", below(home.root, Path(bento["model"])), manifest.sha256)
         return _gathered(home, folder, release, packed, head, at)

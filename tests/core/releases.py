@@ -17,7 +17,6 @@ from pipelines.core.gathering import gather
 from pipelines.core.home import Home
 from pipelines.core.ladder import Ladder, RungReport
 from pipelines.core.rollout.rehearsal import Drill, judge_drill
-from pipelines.core.rollout.routes import Limits
 from pipelines.core.verdict import judge
 from tests.core.loads import make_load
 
@@ -65,7 +64,7 @@ def make_release(home: Home, version: str = "2", production: str | None = None) 
 
 
 def dossier_of(home: Home, version: str = "2", head: tuple[int, str] = (0, "0" * 64)) -> Dossier:
-    return gather(home, MODEL, version, head, AT, path="/churn", registered=MODEL, limits=Limits())
+    return gather(home, MODEL, version, head, AT, path="/churn", registered=MODEL)
 
 
 def record(folder: Path, **inputs: Path) -> None:

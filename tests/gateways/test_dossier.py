@@ -17,6 +17,8 @@ from rich.console import Console
 from pipelines.core.errors import SettingsInvalid
 from pipelines.core.exhibits import digest
 from pipelines.core.home import Home
+from pipelines.core.rollout.controller import start
+from pipelines.core.rollout.strategies import canary
 from pipelines.dossiers import ASKED, Given, check, folder_of, look_up, print_check, run_dossier, write
 from pipelines.gateways.ledger import open_ledger
 from pipelines.installation import Installation
@@ -43,12 +45,23 @@ def ledger(home):
 
 
 def _deployed(home, ledger):
-    for version in ("1", "2"):
-        made = dossier_of(home, version, ledger.head())
-        made.save(home.artifact(MODEL, version, "dossier"))
-        last = ledger.standing(MODEL).last
-        ledger.append(MODEL, "deployed", after=last, release=made.judged(), details={"why": "all passed"})
+    """Version 1 took over at once, version 2 step by step."""
+    ledger.append(MODEL, "deployed", after=0, release=_kept(home, ledger, "1"))
+    second = _kept(home, ledger, "2")
+    plan = canary((0.25,))
+    state = start(plan, 0.0).state
+    details = {"plan": plan.to_dict(), "state": state.to_dict(), "why": state.why}
+    ledger.append(MODEL, "started", after=1, release=second, details=details)
+    ended = replace(state, weight=1.0, phase="promoted", why="no harm was done")
+    details = {"state": ended.to_dict(), "why": ended.why}
+    ledger.append(MODEL, "promoted", after=2, release=second, rollout=2, details=details)
     return ledger
+
+
+def _kept(home, ledger, version):
+    made = dossier_of(home, version, ledger.head())
+    made.save(home.artifact(MODEL, version, "dossier"))
+    return made.judged()
 
 
 def _log(home: Home) -> None:
@@ -81,7 +94,8 @@ def test_what_holds_is_said_and_kept_beside_the_dossier(home, ledger):
     (name, parameters), folder = notebooks.runs[0], folder_of(home, found.release)
     assert name == "dossier" and parameters["dossier_file"] == found.file and page and page.parent == folder
     kept = json.loads((folder / "check.json").read_text())
-    assert kept["holds"] and [line["action"] for line in kept["history"]] == ["deployed"]
+    assert kept["holds"] and [line["action"] for line in kept["history"]] == ["started", "promoted"]
+    assert [line["weight"] for line in kept["history"]] == [0.25, 1.0]
     assert kept["history"][0]["digest"] == ledger.history(MODEL)[1].digest
     assert "All " in said(found, page) and "(entry 2 of the ledger)" in said(found, page)
 
@@ -100,7 +114,7 @@ def _ledger(home, ledger):
 
 
 def _cut_off(home, ledger):
-    """All entries before that of version 2 are left out, and the chain is written anew."""
+    """What was before version 2 is left out, and the chain is written anew."""
     release = ledger.production(MODEL)
     ledger.entries.clear()
     ledger.append(MODEL, "deployed", after=0, release=release)
@@ -167,7 +181,8 @@ def test_the_page_leads_an_auditor_from_a_prediction_to_the_data(home, tmp_path)
         "int8_static pass 0.7400 (0.7300–0.7500)",
         "a p99 of at most 50 ms",
         "40 ms until nobody was sent to it any more, 50 ms until its last answer; 0 of 80 requests failed",
-        "2 2026-",
+        "started v2-abc 25% the rollout starts",
+        "promoted v2-abc 100% no harm was done",
         "does not hold data/reference.parquet",
         "onnxruntime 1.31.1",
         "seatrial dossier v2-abc",
