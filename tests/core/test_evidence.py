@@ -14,6 +14,7 @@ from pipelines.core.errors import EvidenceMissing
 from pipelines.core.evidence import GATES, Finding, Subjects, check_target, examine, verify, verify_evidence
 from pipelines.core.exhibits import seal
 from pipelines.core.home import Home
+from pipelines.core.release import Release
 from pipelines.core.verdict import Verdict, judge
 from tests.core.releases import MODEL, dossier_of, make_release, record
 
@@ -33,10 +34,10 @@ def home(tmp_path):
     return made
 
 
-def refusal(home, version="2", production="1", former=None) -> str:
+def refusal(home: Home, production: str | None = "1", former: Release | None = None) -> str:
     """Why a deployment is refused now, by what was recorded on the way."""
     with pytest.raises(EvidenceMissing) as refused:
-        verify(dossier_of(home, version), home.root, nothing, production, former)
+        verify(dossier_of(home), home.root, nothing, production, former)
     return str(refused.value)
 
 
