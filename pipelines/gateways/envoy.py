@@ -8,10 +8,10 @@ are idle, so no request ever meets a service that is not there. A change of weig
 import fcntl
 import json
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from pipelines.core.errors import ServiceFailed
 from pipelines.core.home import Home
@@ -22,49 +22,15 @@ from pipelines.gateways.envoy_clusters import clusters
 from pipelines.gateways.envoy_files import Files, write_private
 from pipelines.gateways.envoy_types import Resource
 from pipelines.gateways.processes import Command, Processes
-
-
-class Router(ABC):
-    """The data plane."""
-
-    @abstractmethod
-    def ensure(self) -> None:
-        """Start the router with its last routes unless it runs. Raises PortTaken, ServiceFailed."""
-
-    @abstractmethod
-    def route(self, changes: Mapping[str, Route | None]) -> None:
-        """Route these paths so, all at once, and those with None no more; others stay as they are. Returns
-        when the router confirmed it and new targets are healthy. Requests in flight to former targets go on
-        undisturbed. Raises ServiceFailed, and all is as it was."""
-
-    @abstractmethod
-    def routes(self) -> dict[str, Route]:
-        """The routes last confirmed."""
-
-    @abstractmethod
-    def healthy(self, target: Target) -> bool:
-        """Whether the router would send requests to this target. Raises ServiceFailed where it is gone."""
-
-    @abstractmethod
-    def in_flight(self, target: Target) -> int:
-        """Requests that the router is still waiting for from this target, mirrored ones included."""
-
-    @abstractmethod
-    def rotate(self, max_bytes: int, keep_bytes: int) -> None:
-        """Put the access log aside if it is larger than `max_bytes`, and keep at most `keep_bytes` of what
-        was put aside. Raises ServiceFailed."""
-
-    @property
-    @abstractmethod
-    def address(self) -> str:
-        """E.g. http://127.0.0.1:8080."""
+from pipelines.gateways.router import Router
 
 
 class Envoy(Router):
     """Envoy on 127.0.0.1, supervised as `name`. It has one worker thread, so once that answers with the new
     version of the routes, no request goes by the old ones. It takes milliseconds to answer; `answer_seconds`
     is also how long a new service may take to be found healthy. `keys` (client to key) are asked for where
-    there are any; `ensure` applies them, and raises SettingsInvalid where they are unclear."""
+    there are any; `ensure` applies them, and raises SettingsInvalid where they are unclear. None: those that
+    were applied last."""
 
     def __init__(
         self,
@@ -75,7 +41,7 @@ class Envoy(Router):
         name: str = "envoy",
         keys: Mapping[str, str] | None = None,
     ) -> None:
-        self.name, self.keys, self.answer_seconds = name, keys or {}, answer_seconds
+        self.name, self.keys, self.answer_seconds = name, keys, answer_seconds
         self.folder, self.processes, self.port = home.serving.absolute() / name, processes, port
         self.access_log = access_log.file(home, name)
         self.admin = Admin(name, self.folder / "admin", port, processes.log(name))
@@ -86,23 +52,22 @@ class Envoy(Router):
         return f"http://127.0.0.1:{self.port}"
 
     def ensure(self) -> None:
-        envoy_guards.refuse_unclear(self.keys)
+        keys = self._state()["keys"] if self.keys is None else self.keys
+        envoy_guards.refuse_unclear(keys)
         bootstrap = json.dumps(envoy_config.bootstrap(self.folder, self.port), indent=2)
         with self._lock():
             if not (self._runs() and self._bootstrap.exists() and self._bootstrap.read_text() == bootstrap):
-                self._start(bootstrap)
+                self._start(bootstrap, keys)
             self._until(self._is_ready, "did not become ready")
-            self._change({})
+            self._change({}, keys)
 
     def route(self, changes: Mapping[str, Route | None]) -> None:
         with self._lock():
             self.admin.ready()
-            self._change(changes)
+            self._change(changes, self._state()["keys"])
 
     def routes(self) -> dict[str, Route]:
-        if not self._state.exists():
-            return {}
-        return {path: Route.from_dict(route) for path, route in json.loads(self._state.read_text()).items()}
+        return {path: Route.from_dict(route) for path, route in self._state()["routes"].items()}
 
     def healthy(self, target: Target) -> bool:
         found = [host for host in self._hosts() if host.port == target.port]
@@ -121,33 +86,41 @@ class Envoy(Router):
             access_log.forget(self.access_log, keep_bytes)
 
     @property
-    def _state(self) -> Path:
-        return self.folder / "routed.json"
+    def _confirmed(self) -> Path:
+        return self.folder / "state.json"
 
     @property
     def _bootstrap(self) -> Path:
         return self.folder / "bootstrap.json"
 
-    def _start(self, bootstrap: str) -> None:
+    def _state(self) -> dict[str, Any]:
+        """The routes and keys that Envoy goes by."""
+        return (
+            json.loads(self._confirmed.read_text())
+            if self._confirmed.exists()
+            else {"routes": {}, "keys": {}}
+        )
+
+    def _start(self, bootstrap: str, keys: Mapping[str, str]) -> None:
         """In the place of the one that runs, unless there is something wrong with it."""
         if not self._has_port():
             envoy_start.refuse_taken(self.port)
         if not self._runs():
-            self._write_watched()
+            self._write_watched(keys)
         self.access_log.parent.mkdir(parents=True, exist_ok=True)
         tried = self.folder / "tried.json"
         write_private(tried, bootstrap)
         envoy_start.refuse_wrong(self.name, tried)
         self.processes.stop(self.name)
-        self._write_watched()
+        self._write_watched(keys)
         tried.replace(self._bootstrap)
         self.admin.address_file.unlink(missing_ok=True)
         admin = ("--admin-address-path", str(self.admin.address_file))
         self.processes.start(self.name, Command((*envoy_start.command(self._bootstrap), *admin)))
 
-    def _write_watched(self) -> None:
+    def _write_watched(self, keys: Mapping[str, str]) -> None:
         self.files.write_clusters(clusters(self.routes()))
-        self.files.write_routes(self.routes(), self.keys)
+        self.files.write_routes(self.routes(), keys)
 
     def _has_port(self) -> bool:
         if not (self._runs() and self._bootstrap.exists()):
@@ -164,17 +137,16 @@ class Envoy(Router):
             return self.admin.ready()
         return False
 
-    def _change(self, changes: Mapping[str, Route | None]) -> None:
+    def _change(self, changes: Mapping[str, Route | None], keys: Mapping[str, str]) -> None:
         before = self.routes()
         routes = {path: route for path, route in {**before, **changes}.items() if route}
         wanted, new = clusters(routes), _targets(routes) - _targets(before)
         with self.files.put_back_on_failure():
             self.files.apply_clusters({**self.files.clusters(), **wanted})
             self._until(lambda: self._usable(set(wanted), new), f"did not find all healthy of {_names(new)}")
-            self.files.apply_routes(routes, self.keys)
-            write_private(
-                self._state, json.dumps({path: to.to_dict() for path, to in routes.items()}, indent=2)
-            )
+            self.files.apply_routes(routes, keys)
+            state = {"routes": {path: to.to_dict() for path, to in routes.items()}, "keys": dict(keys)}
+            write_private(self._confirmed, json.dumps(state, indent=2))
         with suppress(ServiceFailed):  # what is left over goes with the next change
             self._tidy(wanted)
 
@@ -186,8 +158,8 @@ class Envoy(Router):
         """Forget the clusters that nobody waits for any more."""
         known = self.files.clusters()
         if known.keys() != wanted.keys():
-            busy = {name for name, hosts in self.admin.hosts().items() if any(host.waiting for host in hosts)}
-            self.files.apply_clusters({**wanted, **{name: known[name] for name in busy & known.keys()}})
+            busy = {name: known[name] for name in self.admin.busy() & known.keys()}
+            self.files.apply_clusters({**wanted, **busy})
 
     def _hosts(self) -> Iterator[Host]:
         return (host for hosts in self.admin.hosts().values() for host in hosts)

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from pipelines.core.errors import ServiceFailed
+from pipelines.gateways.envoy_clusters import MAX_RETRIES
 from pipelines.gateways.envoy_types import PREFIX, VERSION_PATH
 
 Kind = Literal["clusters", "routes"]
+RETRIES_LEFT = ".circuit_breakers.default.remaining_retries"
 STATISTICS: dict[Kind, str] = {"clusters": "cluster_manager.cds", "routes": f"http.{PREFIX}.rds.{PREFIX}"}
 
 
@@ -48,6 +50,14 @@ class Admin:
         """By name of the cluster, of those that can be used."""
         clusters = json.loads(self._ask("/clusters?format=json")).get("cluster_statuses", [])
         return {each["name"]: tuple(_host(host) for host in each["host_statuses"]) for each in clusters}
+
+    def busy(self) -> set[str]:
+        """The clusters whose answers somebody waits for, or that somebody waits to ask again."""
+        waiting = {name for name, hosts in self.hosts().items() if any(host.waiting for host in hosts)}
+        left = dict(line.rsplit(": ", 1) for line in self._ask(f"/stats?filter={RETRIES_LEFT}").splitlines())
+        retrying = {name for name, count in left.items() if int(count) < MAX_RETRIES}
+        names = {name: f"cluster.{name.replace(':', '_')}{RETRIES_LEFT}" for name in self.hosts()}
+        return waiting | {name for name, counted in names.items() if counted in retrying}
 
     def outcome(self, kind: Kind) -> Outcome:
         prefix = STATISTICS[kind]

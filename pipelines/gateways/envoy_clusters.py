@@ -70,6 +70,7 @@ def _thresholds(limits: Limits) -> Resource:
         "max_pending_requests": limits.max_requests,
         "max_requests": limits.max_requests,
         "max_retries": MAX_RETRIES,
+        "track_remaining": True,  # tells whether requests wait for another try
     }
 
 

@@ -6,7 +6,7 @@ from urllib.request import urlopen
 
 from pipelines.core.errors import ServiceFailed
 from pipelines.core.rollout.routes import Route, Target
-from pipelines.gateways.envoy import Router
+from pipelines.gateways.router import Router
 
 
 class FakeRouter(Router):

@@ -46,6 +46,7 @@ def shared(processes, tmp_path_factory):
 def envoy(shared):
     """Without routes or keys."""
     shared.keys = {}
+    shared.ensure()
     shared.route(dict.fromkeys(shared.routes()))
     return shared
 
@@ -149,7 +150,8 @@ def test_keys_let_clients_in(envoy, pair):
         assert not {"x-api-key", "authorization"} & set(found.headers)
     wrong = [answer(envoy.address), answer(envoy.address, x_api_key="secret-3")]
     assert [each and each.status for each in wrong] == [401, 401]
-    envoy.route({"/churn": route(pair)})
+    another = Envoy(Home(envoy.folder.parents[1]), envoy.processes, envoy.port)
+    another.route({"/churn": route(pair)})
     assert [each and each.status for each in (answer(f"{envoy.address}/churn"),)] == [401]
     assert {file.stat().st_mode & 0o77 for file in envoy.files.paths.values()} == {0}
     envoy.keys = {}

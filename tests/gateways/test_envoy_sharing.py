@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import threading
 from dataclasses import replace
 
 import pytest
@@ -154,6 +155,22 @@ def test_a_stable_that_is_killed_and_restarted_costs_no_request(envoy, processes
     assert None not in answers
     assert {found.status for found in answers if found} == {200}
     envoy.route({"/": Route(pair[0])})
+
+
+def test_a_request_that_waits_for_another_try_outlives_its_route(envoy, processes, pair):
+    (stable,) = serve(processes, "gone")
+    envoy.route({"/": Route(stable)})
+    kill(processes, "gone")
+    answers = []
+    asking = threading.Thread(target=lambda: answers.append(answer(f"{envoy.address}/")))
+    asking.start()
+    until(lambda: envoy.admin.busy())
+    envoy.route({"/": Route(pair[0])})
+    launch(processes, stable)
+    asking.join()
+    assert [(each.status, each.release) for each in answers] == [(200, "gone")]
+    envoy.route({})
+    assert {host.port for hosts in envoy.admin.hosts().values() for host in hosts} == {pair[0].port}
 
 
 def test_a_large_request_is_tried_again_whole(envoy, processes, pair):
