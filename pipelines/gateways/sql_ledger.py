@@ -132,7 +132,7 @@ class SqlLedger(Ledger):
         with self._connected() as connection:
             for statement in self.begin:
                 connection.exec_driver_sql(statement)
-            if not (self.known.sequence or sa.inspect(connection).has_table(ROWS.name)):
+            if not sa.inspect(connection).has_table(ROWS.name):
                 for statement in (CreateTable(ROWS), *map(sa.text, self.protection)):
                     connection.execute(statement)
             yield connection

@@ -253,6 +253,8 @@ def test_another_file_in_the_place_of_the_ledger_is_read_anew(tmp_path):
     shutil.copy(backup.where, ledger.where)
     assert ledger.models() == ["delay"] and ledger.head() == backup.head()
     Path(ledger.where).unlink()
+    assert ledger.append("churn", "deployed", after=0).sequence == 1
+    Path(ledger.where).unlink()
     assert ledger.models() == []
 
 
