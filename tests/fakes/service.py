@@ -1,17 +1,19 @@
 """A service as small as can be: says which release it is, drains on SIGTERM, and can be made to fail.
 
-Run as `python service.py PORT RELEASE_ID [dies|unready|slow|fragile]`. GET /readyz and /livez; /seen answers
-with the x-request-id of all that it was asked; any other path is answered with the path itself, the number of
-bytes that came in x-received, and those headers in ECHOED that it came with. `?seconds=` before it answers
-(`slow`: 30), `?status=` instead of 200, with a retry-after. `fragile` is gone at the first request.
+Run as `python service.py PORT RELEASE_ID [dies|unready|slow|fragile|warms]`. GET /readyz and /livez; /seen
+answers with the x-request-id of all that it was asked; any other path is answered with the path itself, the
+number of bytes that came in x-received, and those headers in ECHOED that it came with. `?seconds=` before it
+answers (`slow`: 30), `?status=` instead of 200, with a retry-after. `fragile` is gone at the first request.
+`warms` is not ready for its first half second, and says x-unready in what it answers meanwhile.
 """
 
 import asyncio
 import os
 import sys
+import time
 from urllib.parse import parse_qs
 
-SLOW_SECONDS = 30
+SLOW_SECONDS, WARM_SECONDS = 30, 0.5
 ECHOED = (b"x-request-id", b"x-client-id", b"x-api-key", b"authorization")
 
 
@@ -19,6 +21,7 @@ class Service:
     def __init__(self, release_id: str, mode: str) -> None:
         self.release_id, self.mode = release_id, mode
         self.seen: list[str] = []
+        self.warm_at = time.monotonic() + (WARM_SECONDS if mode == "warms" else 0)
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":
@@ -33,10 +36,13 @@ class Service:
             if self.mode == "fragile":
                 os._exit(1)
             await asyncio.sleep(SLOW_SECONDS if self.mode == "slow" else float(asked.get("seconds", 0)))
-        unready = self.mode == "unready" and body == b"/readyz"
+        cold = time.monotonic() < self.warm_at
+        unready = (self.mode == "unready" or cold) and body == b"/readyz"
         status = 503 if unready else int(asked.get("status", 200))
         headers = [(b"x-release-id", self.release_id.encode()), (b"content-type", b"text/plain")]
+        headers += [(b"content-length", str(len(body)).encode())]
         headers += [(b"x-received", str(received).encode())] + [(b"retry-after", b"7")] * (status != 200)
+        headers += [(b"x-unready", b"1")] * cold
         headers += [header for header in scope["headers"] if header[0] in ECHOED]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -56,4 +62,6 @@ if __name__ == "__main__":
         sys.exit("the model file is broken")
     import uvicorn
 
-    uvicorn.run(Service(release_id, mode), port=int(port), lifespan="off", log_level="warning")
+    uvicorn.run(
+        Service(release_id, mode), port=int(port), lifespan="off", log_level="warning", access_log=False
+    )
