@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -117,6 +118,10 @@ class OciContainers(Containers):
             with subprocess.Popen(export, env=self.env, stdout=subprocess.PIPE) as exporting:
                 assert exporting.stdout
                 files = read_files(exporting.stdout)
+        except tarfile.TarError as error:
+            raise ContainersFailed(
+                doing, f"it could not be read to its end ({error})", "try again"
+            ) from error
         finally:
             engine.ask(doing, "rm", "--force", container)
         (folder / BILL_FILE).write_text(json.dumps(bill_of(files), indent=2) + "\n")
@@ -172,10 +177,8 @@ class OciContainers(Containers):
         return {f"{LABEL}{name}": str(fact) for name, fact in facts.items()}
 
     def _build(self, tag: str, name: str, labels: Mapping[str, str]) -> None:
-        subject, log = (
-            f"The image of {tag}",
-            self.home.bentoml / "logs" / f"image-{tag.replace(':', '-')}.log",
-        )
+        subject, logs = f"The image of {tag}", self.home.bentoml / "logs"
+        log = logs / f"image-{tag.replace(':', '-')}.log"
         before, base = self._nameless(), ""
         try:
             with self._staged(tag) as (store, base):
