@@ -59,6 +59,7 @@ class Controller:
         found = self.deployments.ledger.standing(model)
         rollout = found.rollout
         if rollout is None:
+            self.telemetry.forget(model)
             return
         state, now = self.states.get(rollout.number, rollout.state), self.clock()
         look = self._look(replace(rollout, state=state), now)

@@ -6,7 +6,7 @@ whatever is killed in between, what the ledger says can be brought about again.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -285,23 +285,28 @@ class Deployments:
 
     def _end_others(self, found: Standing) -> None:
         """Once they are idle, end the other services of the model, one that a crash left behind included."""
-        if found.production is None:
-            return
-        model, keep = found.production.model, {each.process for each in kept(found, time.time())}
-        others = {name for name in self.processes.states() if name.startswith(f"{model}-")}
-        if ending := others - keep:
-            self.aside(lambda: self._end(model, ending))
+        if found.production and self._superfluous(found):
+            model = found.production.model
+            self.aside(lambda: self._end(model))
 
-    def _end(self, model: str, processes: Collection[str]) -> None:
-        deadline = time.monotonic() + self.drain_seconds
-        leaving = {each for each in self._left if f"{model}-{each.release_id}" in processes}
+    def _end(self, model: str) -> None:
+        deadline, leaving = time.monotonic() + self.drain_seconds, set(self._left)
         for target in leaving:
             while self.router.in_flight(target) and time.monotonic() < deadline:
                 time.sleep(0.05)  # the router only says how many are left when it is asked
-        for process in processes:
-            self.processes.stop(process)
+        with self.ledger.turn():  # a release that is just being started is not in the ledger yet
+            for process in self._superfluous(self.ledger.standing(model)):
+                self.processes.stop(process)
         self._left -= leaving
         self.router.route({})  # forgets former targets, which may have been busy until now
+
+    def _superfluous(self, found: Standing) -> set[str]:
+        """Services of the model that are not to run."""
+        assert found.production
+        keep = {each.process for each in kept(found, time.time())}
+        return {
+            name for name in self.processes.states() if name.startswith(f"{found.production.model}-")
+        } - keep
 
     def _watch(self) -> None:
         """See that the controller runs."""

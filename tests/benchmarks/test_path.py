@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines.gateways.deployments import free_port
+from pipelines.gateways.services import free_port
 
 PROJECT = Path(__file__).parents[2]
 RESULTS = Path(__file__).with_name("results.json")

@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from pipelines.core.home import Home
-from pipelines.gateways.deployments import free_port
 from pipelines.gateways.registry import MlflowRegistry
+from pipelines.gateways.services import free_port
 
 pytestmark = pytest.mark.e2e
 

@@ -10,10 +10,11 @@ import pytest
 
 from pipelines.core.errors import ServiceFailed
 from pipelines.core.home import Home
-from pipelines.gateways.deployments import Deployments, free_port
+from pipelines.gateways.deployments import Deployments
 from pipelines.gateways.envoy import Envoy
 from pipelines.gateways.ledger import open_ledger
 from pipelines.gateways.processes import Supervisor
+from pipelines.gateways.services import free_port
 from tests.gateways.test_deployments import ScriptStore, get, release
 
 pytestmark = pytest.mark.e2e
@@ -86,7 +87,7 @@ def test_four_take_overs_cost_no_request(deployments):
     with Load(port(deployments)) as load:
         for each in ("r2", "r3", "r4"):
             deployments.take_over(release(each))
-        deployments.take_over(release("r2"), "rolled_back")
+        deployments.take_over(release("r2"))
     assert load.failed == []
     assert len(load.answers) >= REQUESTS
     assert load.releases == {"r1", "r2", "r3", "r4"}

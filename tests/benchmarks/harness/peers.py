@@ -19,9 +19,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from bentos.contract import Contract
-from pipelines.gateways.deployments import free_port
 from pipelines.gateways.environments import python_with
 from pipelines.gateways.processes import Command
+from pipelines.gateways.services import free_port
 from tests.benchmarks.harness.machine import cache
 from tests.benchmarks.harness.processes import Tree, running
 

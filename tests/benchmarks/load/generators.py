@@ -16,8 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pipelines.core.latency import Offer
-from pipelines.gateways.deployments import free_port
 from pipelines.gateways.payloads import JSON_TYPE, Payloads
+from pipelines.gateways.services import free_port
 from pipelines.gateways.traffic import OpenLoop
 from tests.benchmarks.harness.load import LoadFailed
 from tests.benchmarks.harness.machine import GENERATOR_CORE, on_the_generators_core

@@ -1,0 +1,216 @@
+"""A rollout from its first step to production and back, then a flip, while users ask on schedule and
+processes are killed: the real router, supervisor, controller and ledger, around services as small as can be.
+"""
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.request import urlopen
+
+import psutil
+
+from pipelines.core.home import Home
+from pipelines.core.rollout.guardrails import ErrorRate, Split
+from pipelines.core.rollout.strategies import blue_green, canary
+from pipelines.gateways.deployments import CONTROLLER, Deployments
+from pipelines.gateways.envoy import Envoy
+from pipelines.gateways.ledger import open_ledger
+from pipelines.gateways.processes import Command, Supervisor
+from pipelines.gateways.services import free_port
+from tests.gateways.test_deployments import ScriptStore, release
+
+USERS, CONNECTIONS, WAIT_SECONDS = 500, 48, 60
+GUARDRAILS = (ErrorRate(0.1), Split(0.5))
+PACE = {"min_requests": 150, "min_seconds": 2.0, "max_seconds": 45.0}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a user got; `at` is when it was asked, `late_seconds` how long after it was due."""
+
+    at: float
+    user: str
+    status: int
+    release: str | None
+    unready: bool
+    late_seconds: float
+
+
+@dataclass
+class Users:
+    """Ask `rps` times a second, each user in turn, while the block runs and until there are `at_least`
+    answers."""
+
+    port: int
+    rps: float
+    at_least: int
+    answers: list[Answer] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def __enter__(self) -> "Users":
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._ask()))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._over.set()
+        self._thread.join()
+
+    @property
+    def failed(self) -> list:
+        return self.failures + [each for each in self.answers if each.status != 200]
+
+    async def _ask(self) -> None:
+        self._next, self._start = 0, time.monotonic()
+        await asyncio.gather(*(self._connection() for _ in range(CONNECTIONS)))
+
+    async def _connection(self) -> None:
+        reader = writer = None
+        while not (self._over.is_set() and self._next >= self.at_least):
+            number, self._next = self._next, self._next + 1
+            due = self._start + number / self.rps
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            try:
+                if writer is None or reader is None:
+                    reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                self.answers.append(await _asked(reader, writer, f"user-{number % USERS}", due))
+            except (OSError, EOFError) as error:
+                self.failures.append(repr(error))
+                reader = writer = None
+        if writer is not None:
+            writer.close()
+
+
+async def _asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, user: str, due: float) -> Answer:
+    late, at = time.monotonic() - due, time.time()
+    writer.write(
+        b"POST /predict HTTP/1.1\r\nhost: x\r\nx-user-id: %s\r\ncontent-length: 2\r\n\r\n{}" % user.encode()
+    )
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in head[1:] if line)
+    await reader.readexactly(int(headers["content-length"]))
+    release_id = headers.get("x-release-id")
+    return Answer(at, user, int(head[0].split()[1]), release_id, "x-unready" in headers, late)
+
+
+@dataclass
+class Course:
+    """What was done when, in seconds since the epoch, and what the users got."""
+
+    users: Users
+    deployments: Deployments
+    times: dict[str, float] = field(default_factory=dict)
+
+    def between(self, begin: str, end: str) -> list[Answer]:
+        return [each for each in self.users.answers if self.times[begin] <= each.at < self.times[end]]
+
+    def moved_back(self) -> set[str]:
+        """Users who got the canary and then stable, while the canary was there."""
+        moved, joined = set(), set()
+        for each in self.between("begun", "promoted"):
+            away = self.times["canary killed"] <= each.at < self.times["canary back"]
+            joined |= {each.user} if each.release == "r2" else set()
+            moved |= {each.user} if each.release == "r1" and each.user in joined and not away else set()
+        return moved
+
+
+def run_course(root: Path, rps: float, at_least: int) -> Course:
+    """Take r2 from a tenth of the users to production and back, then flip to r3; meanwhile kill the canary,
+    the controller and what serves."""
+    home, port = Home(root), free_port()
+    env = {"SEATRIAL_HOME": str(root), "SEATRIAL_PORT": str(port)}
+    lead = Command((sys.executable, "-m", "pipelines.controller"), env)
+    processes, ledger = Supervisor(home), open_ledger(None, home)
+    deployments = Deployments(processes, Envoy(home, processes, port), ScriptStore(), ledger, lead)
+    try:
+        deployments.take_over(release("r1", mode="warms"))
+        with Users(port, rps, at_least) as users:
+            course = Course(users, deployments)
+            _canary(course)
+            _flip(course)
+        return course
+    finally:
+        deployments.down()
+
+
+def _canary(course: Course) -> None:
+    deployments, times = course.deployments, course.times
+    began = deployments.begin(
+        release("r2", mode="warms"), canary((0.1, 0.5), GUARDRAILS, **PACE), {"standby_seconds": 600}
+    )
+    times["begun"] = time.time()
+    time.sleep(0.5)  # some users have met the canary
+    _kill(course, "churn-r2", "canary killed")
+    times["canary back"] = time.time() + 1.0  # what was on its way has arrived
+    _until(lambda: deployments.ledger.standing("churn").rollouts[-1].state.step == 1)
+    times["half"] = time.time()
+    _kill(course, CONTROLLER, "controller killed")
+    _until(lambda: deployments.ledger.standing("churn").rollouts[-1].outcome)
+    times["promoted"] = time.time()
+    assert deployments.ledger.standing("churn").rollouts[-1].number == began.number
+    time.sleep(0.5)  # the new release has all users
+    deployments.roll_back("churn", "the course says so")
+    times["restored"] = time.time()
+
+
+def _flip(course: Course) -> None:
+    deployments, times = course.deployments, course.times
+    time.sleep(0.5)  # the former release has all users again
+    deployments.begin(release("r3", mode="warms"), blue_green(GUARDRAILS, **PACE), {"standby_seconds": 600})
+    times["flipped"] = time.time()
+    _kill(course, "churn-r1", "stable killed")
+    _until(lambda: deployments.ledger.standing("churn").rollouts[-1].outcome)
+    times["promoted again"] = time.time()
+    _kill(course, "churn-r3", "production killed")
+    times["over"] = time.time()
+
+
+def _kill(course: Course, process: str, said: str) -> None:
+    """With SIGKILL, and wait until another is there in its place, ready and known to be."""
+    killed = _process(course, process)
+    assert killed is not None
+    course.times[said] = time.time()
+    killed.kill()
+    _until(lambda: (now := _process(course, process)) and now.pid != killed.pid)
+    if process != CONTROLLER:
+        release_id = process.partition("-")[2]
+        _until(lambda: _is_back(course.deployments, release_id))
+
+
+def _process(course: Course, name: str) -> psutil.Process | None:
+    found = (each for each in psutil.process_iter(["cmdline"]) if _runs(each, course, name))
+    return next(found, None)
+
+
+def _runs(process: psutil.Process, course: Course, name: str) -> bool:
+    line = process.info["cmdline"] or []
+    if name == CONTROLLER:
+        home = course.deployments.ledger.where
+        return "pipelines.controller" in line and process.environ().get("SEATRIAL_HOME", "?") in home
+    release_id = name.partition("-")[2]
+    ports = {
+        str(each.port) for route in course.deployments.router.routes().values() for each in route.targets
+    }
+    return release_id in line and bool(ports & set(line))
+
+
+def _is_back(deployments: Deployments, release_id: str) -> bool:
+    targets = next(iter(deployments.router.routes().values())).targets
+    (target,) = (each for each in targets if each.release_id == release_id)
+    try:
+        urlopen(f"http://127.0.0.1:{target.port}/readyz", timeout=5).close()
+    except OSError:
+        return False
+    return deployments.router.healthy(target)
+
+
+def _until(done: Callable[[], object]) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not done():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.05)  # other processes bring it about
