@@ -11,7 +11,7 @@ from pipelines.core.rollout.observation import ArmName
 class Limits:
     """What the router lets through to the services of a path.
 
-    max_requests     at once to one service, those that wait included; more are 503
+    max_requests     at once of one arm, those that wait included; more are 503
     max_body_bytes   of one request; more are 413
     answer_seconds   within which a service has to answer; later is 504
     max_rps          requests a second of the whole path; more are 429. None: no limit
@@ -39,7 +39,7 @@ class Route:
     canary      the release that is tried; one that is not ready is stood in for by stable
     standby     stands in for stable while that is not ready; without one the canary does, if it has users
     weight      the share of users that get the canary
-    mirrored    the share of requests that the canary gets a copy of
+    mirrored    the share of requests that the canary gets a copy of; none of those with a forced arm
     salt        users are placed by a hash of it and x-user-id: the same one all through a rollout
     label       of what goes on, such as "churn/17/2"; the access log says it of each request
     """
