@@ -9,9 +9,9 @@ export DAGSTER_HOME := $(SEATRIAL_HOME)
 demo: install            ## from data to a served, scored and watched release
 	@$(BIN)/seatrial demo
 
-test: install            ## every test; those of the service side by side, as none of them measures time
-	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/bentos
-	@$(BIN)/python -m pytest --ignore tests/bentos
+test: install            ## every test; whole installations, which measure time, with nothing beside them
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/e2e
+	@$(BIN)/python -m pytest tests/e2e
 
 ui: install              ## the Dagster UI
 	@mkdir -p "$(SEATRIAL_HOME)" && test -e "$(SEATRIAL_HOME)/dagster.yaml" || cp dagster_home/dagster.yaml "$(SEATRIAL_HOME)"
