@@ -159,8 +159,10 @@ def metric(served: Served, name: str, **labels: str) -> float:
 
 
 def free_port() -> int:
-    """Below those that the system hands out to clients: one of them might take it before the server does."""
-    for port in random.sample(range(20_000, 32_000), 100):
+    """Below those that the system hands out to clients: one of them might take it before the server does.
+    Workers side by side have ports of their own, for the same reason."""
+    first = 20_000 + 4_000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 3)
+    for port in random.sample(range(first, first + 4_000), 100):
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
