@@ -97,13 +97,8 @@ def readme_commands() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def user(tmp_path_factory):
-    """The environment of the service is a part of the installation, so it is shared where it is there."""
-    home = tmp_path_factory.mktemp("home")
-    installed = PROJECT / "dagster_home" / "environments"
-    if installed.is_dir():
-        (home / "environments").symlink_to(installed)
-    user = User(home, free_port())
+def user(make_home):
+    user = User(make_home(), free_port())
     yield user
     user.run(".venv/bin/seatrial down")
 

@@ -6,7 +6,6 @@ What is asked of `store` holds for the fake and for the real one.
 import os
 import re
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from pipelines.core.home import Home
 from pipelines.gateways.bento_store import BentoMLStore, BentoStore
 from pipelines.gateways.environments import python_with
 from pipelines.gateways.processes import Command
+from tests.bentos.serving import free_port
 from tests.bentos.tiny import CONTRACT, ROW, packed
 from tests.fakes.bento_store import FakeBentoStore
 
@@ -39,9 +39,8 @@ def release(tmp_path_factory) -> tuple[Path, Manifest]:
 
 
 @pytest.fixture(scope="session")
-def real(tmp_path_factory) -> BentoMLStore:
-    """One home for all tests, since making the environment of the service takes seconds."""
-    return BentoMLStore(Home(tmp_path_factory.mktemp("home")), PROJECT)
+def real(make_home) -> BentoMLStore:
+    return BentoMLStore(Home(make_home()), PROJECT)
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.e2e)])
@@ -58,12 +57,6 @@ def empty(tmp_path) -> BentoMLStore:
 
 
 STOP_SECONDS = 20
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager

@@ -5,7 +5,6 @@ import os
 import pickle
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import pytest
 from pipelines.core.errors import ModelNotFound, ModelRefused, RegistryUnreachable
 from pipelines.gateways.registry import MlflowRegistry, Registry, Tensor
 from tests.assets.kinds import word_tokenizer
+from tests.bentos.serving import free_port
 from tests.fakes.registry import FakeRegistry
 
 INPUTS = (Tensor("a", "float32", (-1,)), Tensor("b", "int64", (-1,)))
@@ -218,12 +218,6 @@ def test_a_pickle_hidden_in_an_archive_is_refused_and_never_run(mlflow_registry,
         mlflow_registry.fetch("trap", version, tmp_path / "into")
     assert not (tmp_path / "bomb").exists()
     assert not (tmp_path / "into" / "model.pt2").exists()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_a_server_that_is_not_there_is_unreachable():
