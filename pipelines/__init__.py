@@ -5,38 +5,63 @@ The map. Imports point downwards only; a test holds it, and that this page names
     cli                 the `seatrial` command
     demo                `seatrial demo` and `release`: the whole path from the prompt
     planner             `seatrial plan`: what a rate takes
+    rollouts            `seatrial rollback`, and how a rollout stands
+    dossiers            `seatrial dossier`: from a prediction back to its data, looked up again
+    ledger_cli          `seatrial ledger`: does the chain hold, and what does it say
     summary             what an installation has to say for itself
     runner              brings assets up to date, one line a step
     definitions         the Dagster code location
     defs/               what is instantiated
-        resources       the doors of an installation; the only reader of the environment
+        resources       the doors of the installation, for Dagster
         flight_delay/   the example: defs.yaml, data, tables, net, train
     components/         what users instantiate
         served_model    one YAML file → every asset, check, job, sensor and schedule of a model
         registry_sensor a new version or a moved alias → one release
+        rollout_sensor  a rollout that took days → recorded
         scaffolder      writes a filled defs.yaml
     assets/             Dagster wiring, one chapter a file
         common          keys, partitions, checks that read recorded verdicts
         optimize        registered_model → onnx_model → rungs → release_model
         package         serving_plan → bento
         load            load_test
+        image           image, where services run in containers
+        drill           drill: a rollback, rehearsed
         rollout         deployment
         score           scoring_input → scores
         monitor         drift, performance
         report          release_report, monitoring_report
+        review          rollout_report
+    controller          the process that leads rollouts: look, decide, act
+    installation        every door of an installation; the only reader of the environment
     gateways/           one door for each outside system: an abstract class, the real thing, no decisions
         registry        MLflow; mlmodel reads what was registered
         bento_store     BentoML; environments makes the Python it serves from
+        containers      images: built, looked into, run; engines are podman, docker, buildah, image_files
+                        reads an image
         processes       supervisord
-        envoy           the shared address; envoy_config is what Envoy is told, envoy_admin what it says
-        deployments     one release taking over from another
+        router          the data plane as everything else knows it
+        envoy           the shared address: envoy_config is what it is told once, envoy_clusters of services,
+                        envoy_routes of sharing out, envoy_guards of who and what is let in, envoy_types their
+                        words; envoy_files are replaced and confirmed, envoy_start is before it runs,
+                        envoy_admin what it says
+        access_log      what the router writes of every request
+        services        a release as a running service
+        deployments     one release taking the place of another: services and router follow the ledger
+        drill           a rollback rehearsed in staging
+        telemetry       what is known of both arms of a rollout: logged_requests by the access log (tail reads
+                        one that grows), logged_answers by the prediction log, service_counts by /metrics;
+                        measuring takes metrics of labels again and again, measures is one of them
+        journal         what a rollout looked like from moment to moment
+        paired_log      what two releases answered, side by side
+        alias           the alias of the registry, which follows the ledger
         client          asks a service
         machine         what this machine is
         traffic         the load generator: load/ is how it sends (exact, sending, wire, http_wire, grpc_wire,
                         progress)
         payloads        real rows as requests: JSON, binary, gRPC
         prediction_log  rows that clients sent, read back
-        ledger          who was put into production, when, on what evidence
+        ledger          who was put into production, when, on what evidence: sql_ledger is what sqlite_ledger
+                        and postgres_ledger have in common
         tables          files and folders replaced in one step
         notebooks       papermill
     core/               what is computed and decided: arrays and files in, values out
@@ -87,12 +112,24 @@ The map. Imports point downwards only; a test holds it, and that this page names
             fleet           how many machines a rate takes, and what failures do
             charts          latency against throughput, by percentile; inside the service; timelines
         rollout/        how a release takes the place of another
+            standing        how a model stands by its ledger
+            routing         what router and services are to do by that; routes are how requests are shared out
             controller      what is done next: a pure state machine
             plan            steps, weights, limits and deadlines, as data; strategies are the usual ones
             split           which arm a user is in; how many users an experiment takes
             observation     what is known of it at one moment
             guardrails      what must hold, judged by statistics that may be watched: sequential has the
                             shared parts, then effects, means, quantiles, spreads
+            watch           what is to be looked at; answers puts answers into bins, counting says whose a
+                            request is
+            agreement       what a shadow has shown; tally counts numbers in bins
+            stratified      an A/B by users, stratum by stratum; experiment is how many users it takes
+            rehearsal       how a rehearsed rollback went, judged
+            timeline        a rollout as its report gets it; charts draw it
+        release         what is put into production
+        entries         lines of the ledger, and their chain
+        image           what is known of a container image, and whether it may serve
+        dossier         everything about a release in one document; gathering makes it, exhibits are its files
         evidence        the evidence of a release, read again before it serves
         candidates      which registered versions to release
         scoring         Parquet → ONNX Runtime → Parquet, streamed

@@ -42,6 +42,8 @@ PARAMETERS = {
     "accuracy_review": {"release_dir", "model", "version"},
     "load_review": {"load_dir", "model", "version"},
     "release_review": {"release_dir", "model", "version"},
+    "rollout_review": {"rollout_dir"},
+    "dossier": {"dossier_file", "check_file"},
     "drift_review": {"drift_dir", "model", "month", "performance_file"},
 }
 CONTRACT = Contract(

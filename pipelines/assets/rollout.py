@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -10,26 +10,26 @@ import dagster as dg
 from bentos.engines.engine import PROVIDERS, Engine
 from bentos.manifest import MODEL_FILE, Manifest
 from pipelines.assets.common import Chapter, verdict_check
-from pipelines.assets.package import BENTO_FILE
-from pipelines.core.errors import EvidenceMissing
-from pipelines.core.evidence import GATES, Subjects, verify_evidence
+from pipelines.assets.drill import runs_from
+from pipelines.core.evidence import verify
+from pipelines.core.gathering import gather
 from pipelines.core.home import Home
 from pipelines.core.release import Release
 from pipelines.core.rollout.answers import answers_of
 from pipelines.core.rollout.plan import Plan
-from pipelines.core.rollout.routing import limits_of
 from pipelines.core.rollout.standing import Rollout
 from pipelines.core.rows import read_rows, sample, to_tensors
 from pipelines.core.texts import tokenizer_of
 from pipelines.core.verdict import Verdict
 from pipelines.gateways.alias import settle
+from pipelines.gateways.containers import Containers
 from pipelines.gateways.deployments import Deployments
 from pipelines.gateways.ledger import Ledger
 from pipelines.gateways.registry import Registry
 from pipelines.gateways.tables import replacing_folder
 
 ROLLED_OUT = "rolled_out"
-ROLLOUT_FILE = "rollout.json"
+OUTCOME_FILE = "outcome.json"
 ROLLOUT_TAG = "seatrial/rollout"
 """Of a run that only records how the rollout of this number ended."""
 ANSWER_ROWS = 2000
@@ -53,7 +53,7 @@ def _deployment(chapter: Chapter) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=chapter.key("deployment"),
-        deps=[chapter.key("load_test")],
+        deps=[chapter.key(name) for name in ("load_test", *runs_from(chapter), "drill")],
         partitions_def=chapter.versions,
         group_name=spec.name,
         kinds={"envoy", "bentoml"},
@@ -65,6 +65,7 @@ def _deployment(chapter: Chapter) -> dg.AssetsDefinition:
         deployments: dg.ResourceParam[Deployments],
         ledger: dg.ResourceParam[Ledger],
         registry: dg.ResourceParam[Registry],
+        containers: dg.ResourceParam[Containers],
     ) -> dg.MaterializeResult:
         """The release behind the shared address, and how it came there.
 
@@ -75,7 +76,7 @@ def _deployment(chapter: Chapter) -> dg.AssetsDefinition:
         version = context.partition_key
         number = context.run.tags.get(ROLLOUT_TAG)
         if number is None:
-            begun = _begin(chapter, home, deployments, ledger, version)
+            begun = _begin(chapter, home, deployments, ledger, containers, version)
         else:
             begun = next(one for one in ledger.standing(spec.name).rollouts if one.number == int(number))
         if begun is not None:
@@ -90,14 +91,14 @@ def _deployment(chapter: Chapter) -> dg.AssetsDefinition:
             verdict.save(folder)
             outcome = begun.outcome if begun else "deployed"
             told = {"number": begun.number if begun else None, "outcome": outcome}
-            (folder / ROLLOUT_FILE).write_text(json.dumps(told))
+            (folder / OUTCOME_FILE).write_text(json.dumps(told))
         return dg.MaterializeResult(
             metadata={
                 "address": dg.MetadataValue.url(deployments.status(spec.name)["address"]),
                 "release_id": release.release_id,
                 "rung": release.rung,
                 "rollout": verdict.why,
-                **release.evidence,
+                **{name: why for name, why in release.evidence.items() if isinstance(why, str)},
             },
             data_version=dg.DataVersion(f"{release.release_id} {verdict.outcome}"),
         )
@@ -106,12 +107,17 @@ def _deployment(chapter: Chapter) -> dg.AssetsDefinition:
 
 
 def _begin(
-    chapter: Chapter, home: Home, deployments: Deployments, ledger: Ledger, version: str
+    chapter: Chapter,
+    home: Home,
+    deployments: Deployments,
+    ledger: Ledger,
+    containers: Containers,
+    version: str,
 ) -> Rollout | None:
     """Put the version into production at once, where that is so wished or nothing serves yet; else begin to
     roll it out."""
     plan = chapter.spec.rollout.plan()
-    release = verified_release(chapter, home, ledger, version)
+    release = verified_release(chapter, home, ledger, containers, version)
     serving = ledger.production(chapter.spec.name)
     if plan is None or serving is None or serving.release_id == release.release_id:
         deployments.take_over(release)
@@ -152,31 +158,24 @@ def _verdict(rollout: Rollout | None, release: Release) -> Verdict:
     return Verdict(ROLLED_OUT, outcome, release.release_id, (rollout.state.why,), numbers)
 
 
-def verified_release(chapter: Chapter, home: Home, ledger: Ledger, version: str) -> Release:
-    """The release of a version with its evidence. Raises EvidenceMissing unless all of it holds."""
-    spec, name = chapter.spec, chapter.spec.name
-    folders = {asset: chapter.of_version(home, asset, version) for asset in (*GATES, "bento")}
-    try:
-        bento = json.loads((folders["bento"] / BENTO_FILE).read_text())
-    except FileNotFoundError as error:
-        raise EvidenceMissing(f"{name} version {version}", "its bento was never built") from error
-    manifest = Manifest.load(folders["bento"])
-    serving = ledger.production(name)
-    compared = None if serving is None or serving.version == version else serving.version
-    subjects = Subjects(manifest.sha256, bento["tag"])
-    verdicts = verify_evidence(f"{name} version {version}", folders, Path(bento["model"]), subjects, compared)
-    return Release(
-        name,
-        version,
-        manifest.release_id,
-        manifest.rung,
-        bento["tag"],
-        spec.serving.path,
-        str(folders["release_model"].relative_to(home.root)),
-        {"model_sha256": manifest.sha256, "files": dict(manifest.files), **verdicts},
-        registered=spec.registered_name,
-        limits=limits_of(manifest.plan, spec.serving.max_rps),
-    )
+def verified_release(
+    chapter: Chapter, home: Home, ledger: Ledger, containers: Containers, version: str
+) -> Release:
+    """The release of a version, with all evidence read again: it is gathered in a dossier, which is kept.
+    Raises EvidenceMissing unless all of it holds, and one can go back to what serves."""
+    spec, serving = chapter.spec, ledger.standing(chapter.spec.name)
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    dossier = gather(
+        home, spec.name, version, ledger.head(), now,
+        path=spec.serving.path, registered=spec.registered_name,
+        in_container=spec.serving.runtime == "container", max_rps=spec.serving.max_rps,
+    )  # fmt: skip
+    stable = serving.production
+    compared = stable.version if stable and stable.version != version else None
+    again = stable is not None and stable.release_id == dossier.release.release_id
+    verify(dossier, home.root, containers.digest, compared, serving.former if again else stable)
+    dossier.save(chapter.of_version(home, "dossier", version))
+    return dossier.judged()
 
 
 def _healthy(chapter: Chapter) -> dg.AssetChecksDefinition:

@@ -5,7 +5,7 @@ import json
 import dagster as dg
 
 from pipelines.assets.common import Chapter
-from pipelines.assets.rollout import ROLLOUT_FILE, ROLLOUT_TAG
+from pipelines.assets.rollout import OUTCOME_FILE, ROLLOUT_TAG
 from pipelines.core.home import Home
 from pipelines.gateways.ledger import Ledger
 
@@ -25,7 +25,7 @@ def rollout_sensor(chapter: Chapter, job: str) -> dg.SensorDefinition:
     )
     def sensor(home: dg.ResourceParam[Home], ledger: dg.ResourceParam[Ledger]):
         for rollout in ledger.standing(name).rollouts[-1:]:
-            path = chapter.of_version(home, "deployment", rollout.canary.version) / ROLLOUT_FILE
+            path = chapter.of_version(home, "deployment", rollout.canary.version) / OUTCOME_FILE
             known = json.loads(path.read_text()) if path.exists() else {}
             if rollout.outcome and known == {"number": rollout.number, "outcome": None}:
                 tags = {ROLLOUT_TAG: str(rollout.number)}

@@ -8,11 +8,14 @@ from dagster._utils.pydantic_yaml import enrich_validation_errors_with_source_po
 from pydantic import BaseModel
 
 from pipelines.assets.common import Chapter
+from pipelines.assets.drill import drill
+from pipelines.assets.image import image
 from pipelines.assets.load import load
 from pipelines.assets.monitor import monitor
 from pipelines.assets.optimize import optimize
 from pipelines.assets.package import package
 from pipelines.assets.report import report
+from pipelines.assets.review import review
 from pipelines.assets.rollout import rollout
 from pipelines.assets.score import score
 from pipelines.components.registry_sensor import registry_sensor
@@ -45,14 +48,16 @@ class ServedModel(ModelSpec, dg.Component, dg.Resolvable):
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         metric_of(self.gate.metric, self.gate.threshold)  # a function that isn't there is found out here
         chapter = Chapter(self)
-        release = [*optimize(chapter), *package(chapter), *load(chapter), *rollout(chapter)]
-        released = dg.AssetSelection.assets(*_keys(release), chapter.key("release_report"))
+        chapters = (optimize, package, load, image, drill, rollout)
+        release = [item for each in chapters for item in each(chapter)]
+        reports = [chapter.key(name) for name in ("release_report", "rollout_report")]
+        released = dg.AssetSelection.assets(*_keys(release), *reports)
         release_job = dg.define_asset_job(f"{self.name}_release", released, tags=ONE_AT_A_TIME)
-        deployed = dg.AssetSelection.assets(chapter.key("deployment"), chapter.key("release_report"))
+        deployed = dg.AssetSelection.assets(chapter.key("deployment"), *reports)
         rollout_job = dg.define_asset_job(f"{self.name}_rollout", deployed)
         watching = [*score(chapter, self.scoring), *monitor(chapter, self.scoring)] if self.scoring else []
         jobs, schedules = _scoring_jobs(chapter, self.scoring) if self.scoring else ([], [])
-        definitions = [*release, *watching, *report(chapter, self.scoring)]
+        definitions = [*release, *watching, *report(chapter, self.scoring), *review(chapter)]
         return dg.Definitions(
             assets=[item for item in definitions if not isinstance(item, dg.AssetChecksDefinition)],
             asset_checks=[item for item in definitions if isinstance(item, dg.AssetChecksDefinition)],

@@ -87,8 +87,8 @@ class NothingInProduction(SeatrialError):
 class RolloutGoesOn(SeatrialError):
     def __init__(self, model: str, release_id: str) -> None:
         super().__init__(
-            f"{release_id} of {model} is being rolled out; wait for its end (`seatrial status`), or end it by "
-            f"`seatrial rollback {model}`."
+            f"{release_id} of {model} is being rolled out; wait for its end (`seatrial status`), or end it "
+            f"by `seatrial rollback {model}`."
         )
 
 

@@ -38,12 +38,14 @@ def gather(
     *,
     path: str,
     registered: str,
+    in_container: bool = False,
     max_rps: float | None = None,
 ) -> Dossier:
     """Bring together what there is of a version that is to be deployed.
 
     `head` is the ledger's, `at` the time in UTC, ISO 8601; the rest are settings that its Release is made
-    with. Raises EvidenceMissing where something was never made, or two records disagree.
+    with: `in_container`, it runs from its image. Raises EvidenceMissing where something was never made, or
+    two records disagree.
     """
     subject, folder = f"{model} version {version}", home.artifact(model, version, "")
     try:
@@ -54,7 +56,8 @@ def gather(
             registered=registered, limits=limits_of(manifest.plan, max_rps),
         )  # fmt: skip
         packed = Exhibit(f"packed/{MODEL_FILE}", below(home.root, Path(bento["model"])), manifest.sha256)
-        return _gathered(home, folder, release, packed, head, at)
+        late = [name for name in LATE if (folder / name).exists() and name != "image"]
+        return _gathered(home, folder, release, packed, [*late, *["image"] * in_container], head, at)
     except FileNotFoundError as error:
         missing = Path(error.filename)
         raise EvidenceMissing(subject, f"it has no {missing.parent.name}/{missing.name}") from error
@@ -65,14 +68,20 @@ def gather(
 
 
 def _gathered(
-    home: Home, folder: Path, release: Release, packed: Exhibit, head: tuple[int, str], at: str
+    home: Home,
+    folder: Path,
+    release: Release,
+    packed: Exhibit,
+    after: Sequence[str],
+    head: tuple[int, str],
+    at: str,
 ) -> Dossier:
     subject = f"{release.model} version {release.version}"
     ladder, how = (
         Ladder.load(folder / "release_model" / "ladder.json"),
         _read(folder / "release_model" / HOW_FILE),
     )
-    late = {name: _read(folder / name / file) for name, file in LATE.items() if (folder / name).exists()}
+    late = {name: _read(folder / name / LATE[name]) for name in after}
     assets = [*BEFORE, *(rung.rung for rung in ladder.rungs), *AFTER, *late]
     exhibits = collect(subject, home.root, [folder / asset for asset in assets])
     return Dossier(

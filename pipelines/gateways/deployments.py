@@ -7,7 +7,7 @@ whatever is killed in between, what the ledger says can be brought about again.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,11 +24,14 @@ from pipelines.core.release import Release
 from pipelines.core.rollout import controller
 from pipelines.core.rollout.controller import Decision
 from pipelines.core.rollout.plan import Plan
+from pipelines.core.rollout.rehearsal import Drill
 from pipelines.core.rollout.routes import Route, Target
 from pipelines.core.rollout.routing import kept, route_of
 from pipelines.core.rollout.standing import Rollout, Standing
 from pipelines.gateways.bento_store import BentoStore
-from pipelines.gateways.envoy import Router
+from pipelines.gateways.containers import Containers
+from pipelines.gateways.drill import Ask, rehearse
+from pipelines.gateways.envoy import Envoy, Router
 from pipelines.gateways.ledger import Ledger
 from pipelines.gateways.processes import Command, Processes
 from pipelines.gateways.services import ALIVE, Services, Staged
@@ -49,7 +52,9 @@ FOLLOW_SECONDS = 0.5
 class Deployments:
     """Services of releases.
 
+    containers      runs releases that have an image; None where there are none
     controller      runs the process that leads rollouts; None: there is none
+    staging         a router beside production, for rehearsals
     ready_seconds   a service that is not ready by then has failed
     drain_seconds   how long requests in flight may keep an old service alive
     aside           how services are ended, which takes a while: at once, or beside other work
@@ -59,7 +64,9 @@ class Deployments:
     router: Router
     bentos: BentoStore
     ledger: Ledger
+    containers: Containers | None = None
     controller: Command | None = None
+    staging: Envoy | None = None
     ready_seconds: float = 60
     drain_seconds: float = 60
     aside: Callable[[Callable[[], None]], object] = field(default=lambda work: work())
@@ -67,11 +74,24 @@ class Deployments:
 
     @property
     def services(self) -> Services:
-        return Services(self.processes, self.bentos, self.ready_seconds)
+        return Services(self.processes, self.bentos, self.containers, self.ready_seconds)
 
-    def stage(self, name: str, tag: str) -> AbstractContextManager[Staged]:
-        """See Services.stage."""
-        return self.services.stage(name, tag)
+    @contextmanager
+    def stage(self, name: str, tag: str) -> Iterator[Staged]:
+        """Serve a bento apart from production, while the block runs. See Services.stage."""
+        with self.services.stage((name, tag, "")) as (staged,):
+            yield staged
+
+    def rehearse(self, stable: Release, canary: Release, ask: Ask, at: str) -> Drill:
+        """Go back from `canary` to `stable`, which may be the same, apart from production. See
+        drill.rehearse. Raises ServiceFailed, PortTaken."""
+        assert self.staging
+        names = (f"{canary.model}.{arm}" for arm in ("stable", "canary"))
+        both = [(name, each.tag, each.image) for name, each in zip(names, (stable, canary), strict=True)]
+        with self.services.stage(*both) as staged, ExitStack() as undo:
+            undo.callback(self.processes.stop, self.staging.name)
+            to, back = (Target(e.release_id, s.port) for e, s in zip((stable, canary), staged, strict=True))
+            return rehearse(self.staging, to, back, canary.path, ask, at)
 
     def take_over(self, release: Release) -> None:
         """Put the release into production at once. If anything fails, all is as it was before. A release that
@@ -225,7 +245,7 @@ class Deployments:
             if any(routes.get(path) != route for path, route in changes.items()):
                 self.router.route(changes)
                 undo.callback(self.router.route, {path: routes.get(path) for path in changes})
-            if former is None or former.release_id != release.release_id:
+            if former != release:
                 self.ledger.append(model, action, after=found.last, release=release, details=details)
             undo.pop_all()
         before = {each for path in changes if path in routes for each in routes[path].targets}

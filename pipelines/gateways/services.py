@@ -14,6 +14,7 @@ from pipelines.core.errors import ServiceFailed
 from pipelines.core.release import Release
 from pipelines.core.rollout.routes import Target
 from pipelines.gateways.bento_store import BentoStore
+from pipelines.gateways.containers import Containers
 from pipelines.gateways.processes import Command, Processes
 
 PORTS = range(20_000, 32_000)  # below those that the system hands out to clients
@@ -22,40 +23,48 @@ ALIVE = ("STARTING", "RUNNING")
 
 @dataclass(frozen=True)
 class Staged:
-    """A service apart from production: its base URL, and what its processes use. That raises ServiceFailed
-    once they are gone."""
+    """A service apart from production: its port, and what its processes use. That raises ServiceFailed once
+    they are gone."""
 
-    url: str
+    port: int
     usage: Callable[[], Usage]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
 
 @dataclass
 class Services:
-    """`ready_seconds`: a service that is not ready by then has failed."""
+    """`containers` is None where none is run. `ready_seconds`: what is not ready by then has failed."""
 
     processes: Processes
     bentos: BentoStore
+    containers: Containers | None = None
     ready_seconds: float = 60
 
     @contextmanager
-    def stage(self, name: str, tag: str) -> Iterator[Staged]:
-        """Serve a bento apart from production, without a prediction log, while the block runs. Yields the
-        ready service. Raises ServiceFailed."""
-        process, port = f"{name}.stage", free_port()
+    def stage(self, *wanted: tuple[str, str, str]) -> Iterator[list[Staged]]:
+        """Serve bentos apart from production, without a prediction log, while the block runs: a name, the tag
+        and the image of each, empty for none. Yields them when all are ready. Raises ServiceFailed."""
         with ExitStack() as undo:
-            undo.callback(self.processes.stop, process)
-            self.processes.start(process, self.bentos.command(tag, port))
-            self._wait_until_ready(process, port)
-            yield Staged(f"http://127.0.0.1:{port}", partial(self.processes.usage, process))
+            ports = {f"{name}.stage": free_port() for name, _, _ in wanted}
+            for (process, port), (_, tag, image) in zip(ports.items(), wanted, strict=True):
+                undo.callback(self.processes.stop, process)
+                self.processes.start(process, self._command(process, tag, image, port, logged=False))
+            for process, port in ports.items():
+                self._wait_until_ready(process, port)
+            yield [Staged(port, partial(self.processes.usage, process)) for process, port in ports.items()]
 
     def start(self, release: Release) -> Callable[[], Target]:
         """Start the service of a release at a free port. What is returned waits until it is ready, and raises
         ServiceFailed where it is not, or is another release."""
-        target = Target(release.release_id, free_port())
-        self.processes.start(release.process, self._command(release, target.port))
+        target, process = Target(release.release_id, free_port()), release.process
+        command = self._command(process, release.tag, release.image, target.port, logged=True)
+        self.processes.start(process, command)
 
         def ready() -> Target:
-            self._wait_until_ready(release.process, target.port)
+            self._wait_until_ready(process, target.port)
             self._check_identity(release, target)
             return target
 
@@ -69,8 +78,12 @@ class Services:
         running = self.processes.states().get(release.process) in ALIVE
         return running and _answer(target.port, "/readyz")[0] == 200
 
-    def _command(self, release: Release, port: int) -> Command:
-        return self.bentos.command(release.tag, port, logged=True)
+    def _command(self, process: str, tag: str, image: str, port: int, *, logged: bool) -> Command:
+        if not image:
+            return self.bentos.command(tag, port, logged=logged)
+        if self.containers is None:
+            raise ServiceFailed(process, "runs from an image, and there is nothing that runs images")
+        return self.containers.command(image, port, name=process, logged=logged)
 
     def _wait_until_ready(self, process: str, port: int) -> None:
         deadline = time.monotonic() + self.ready_seconds

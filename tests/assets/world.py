@@ -18,6 +18,7 @@ from pipelines.core.home import Home
 from pipelines.gateways.registry import Tensor
 from tests.fakes.bento_store import FakeBentoStore
 from tests.fakes.client import FakeClient
+from tests.fakes.containers import FakeContainers
 from tests.fakes.deployments import FakeDeployments
 from tests.fakes.ledger import FakeLedger
 from tests.fakes.notebooks import FakeNotebooks
@@ -149,6 +150,7 @@ class World:
         self.registry, self.ledger, self.notebooks = FakeRegistry(), FakeLedger(), FakeNotebooks()
         self.bentos = FakeBentoStore(self.root / "bentos")
         self.deployments = FakeDeployments(self.ledger)
+        self.containers = FakeContainers(self.bentos)
         self.client = FakeClient(self.bentos)
         self.instance = dg.DagsterInstance.ephemeral()
         for seed, name in enumerate(("reference", "calibration", "holdout")):
@@ -158,7 +160,10 @@ class World:
     def definitions(self) -> dg.Definitions:
         component = ServedModel(**self.settings)
         made = component.build_defs(dg.ComponentTree.for_test().load_context)
-        doors = ("home", "registry", "bentos", "ledger", "deployments", "client", "traffic", "notebooks")
+        doors = (
+            "home", "registry", "bentos", "ledger", "deployments", "containers", "client", "traffic",
+            "notebooks",
+        )  # fmt: skip
         return dg.Definitions.merge(
             made, dg.Definitions(resources={door: getattr(self, door) for door in doors})
         )

@@ -64,7 +64,16 @@ def make_release(home: Home, version: str = "2", production: str | None = None) 
 
 
 def dossier_of(home: Home, version: str = "2", head: tuple[int, str] = (0, "0" * 64)) -> Dossier:
-    return gather(home, MODEL, version, head, AT, path="/churn", registered=MODEL)
+    return gather(
+        home,
+        MODEL,
+        version,
+        head,
+        AT,
+        path="/churn",
+        registered=MODEL,
+        in_container=(home.artifact(MODEL, version, "image")).exists(),
+    )
 
 
 def record(folder: Path, **inputs: Path) -> None:

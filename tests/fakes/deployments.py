@@ -10,26 +10,45 @@ from pipelines.core.entries import Action
 from pipelines.core.release import Release
 from pipelines.core.rollout import controller
 from pipelines.core.rollout.plan import Plan
+from pipelines.core.rollout.rehearsal import Drill
 from pipelines.core.rollout.standing import Rollout
 from pipelines.gateways.deployments import Deployments
+from pipelines.gateways.drill import Ask
 from pipelines.gateways.ledger import Ledger
 from pipelines.gateways.services import Staged
 
 
+class FakeStaged(Staged):
+    """Is at fake://TAG, and uses nothing."""
+
+    def __init__(self, tag: str) -> None:
+        super().__init__(0, lambda: Usage(0.0, 0, 0))
+        object.__setattr__(self, "tag", tag)
+
+    @property
+    def url(self) -> str:
+        return f"fake://{vars(self)['tag']}"
+
+
 class FakeDeployments(Deployments):
     """`staged` lists the tags that were staged, `routes` says which release answers at which path. A rollout
-    that begins ends with `outcome`; None: it goes on."""
+    that begins ends with `outcome`; None: it goes on. `rehearsed` are the release ids of drills."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self.staged: list[str] = []
         self.routes: dict[str, str] = {}
         self.outcome: Action | None = "promoted"
+        self.rehearsed: list[tuple[str, str]] = []
 
     @contextmanager
     def stage(self, name: str, tag: str) -> Iterator[Staged]:
         self.staged.append(tag)
-        yield Staged(f"fake://{tag}", lambda: Usage(0.0, 0, 0))
+        yield FakeStaged(tag)
+
+    def rehearse(self, stable: Release, canary: Release, ask: Ask, at: str) -> Drill:
+        self.rehearsed.append((stable.release_id, canary.release_id))
+        return Drill(stable.release_id, canary.release_id, 40, 0, 10, 0.01, 0.02, at)
 
     def take_over(self, release: Release) -> None:
         found = self.ledger.standing(release.model)

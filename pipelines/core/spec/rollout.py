@@ -81,6 +81,11 @@ class RolloutSpec(Settings):
         default=0.2, description="How far off its planned share of requests a canary may be, of that share."
     )
     metrics: list[MetricSpec] = Field(default=[], description="Metrics of labels or of the business.")
+    stratify_by: str = Field(
+        default="day",
+        description="What users of an A/B are compared within: day, or a column of the prediction log such "
+        "as input_carrier, which must not depend on the release.",
+    )
     alpha: float = Field(
         default=0.05,
         description="The chance that a release that is no worse is rolled back, over all looks at all this.",
