@@ -12,7 +12,7 @@ from rich.console import Console
 from pipelines.assets.common import Chapter
 from pipelines.components import ServedModel
 from pipelines.core.drift import DriftReport
-from pipelines.core.errors import ModelNotFound, SettingsInvalid
+from pipelines.core.errors import ModelNotFound, RolledBack, SettingsInvalid
 from pipelines.installation import Installation
 from pipelines.runner import Runner
 from pipelines.summary import example_request, load_table, print_ladder, scored_rows, starting_seconds
@@ -67,7 +67,8 @@ class Session:
 
 
 def run_release(installation: Installation, uri: str, console: Console) -> None:
-    """Release the version that models:/NAME@ALIAS points to. Raises ModelNotFound and what a step raises."""
+    """Release the version that models:/NAME@ALIAS points to. Raises ModelNotFound, RolledBack and what a step
+    raises."""
     with _session(installation, console) as session:
         name, _, alias = uri.removeprefix("models:/").partition("@")
         model = next((m for m in session.models.values() if m.registered_name == name), None)
@@ -77,6 +78,12 @@ def run_release(installation: Installation, uri: str, console: Console) -> None:
         folder = session.release(model, version)
         _print_release(folder, console)
         _print_address(installation, model, console)
+        rollouts = installation.ledger.standing(model.name).rollouts
+        own = next((each for each in reversed(rollouts) if each.canary.version == version), None)
+        if own and own.outcome == "rolled_back":
+            raise RolledBack(own.canary.release_id, own.state.why)
+        if own and own.outcome is None:
+            console.print(f"Rollout          goes on, see `seatrial status --watch {model.name}`")
 
 
 def run_demo(installation: Installation, month: str, console: Console) -> None:

@@ -9,7 +9,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipelines.core.errors import RegistryUnreachable
-from pipelines.core.rollout.standing import Rollout
 from pipelines.gateways.alias import settle
 from pipelines.gateways.journal import Journal
 from pipelines.installation import Installation
@@ -77,23 +76,10 @@ def watch_rollout(installation: Installation, model: str, console: Console) -> N
             time.sleep(LOOK_SECONDS)
 
 
-def print_outcome(rollout: Rollout | None, console: Console) -> bool:
-    """Say how a release came into production, or why not; whether it did no harm."""
-    if rollout is None:
-        return True
-    said = {
-        None: "The rollout goes on",
-        "rolled_back": "Rolled back",
-        "promoted": "Promoted",
-        "ended": "Ended",
-    }
-    console.print(f"{said[rollout.outcome]}: {rollout.state.why}", markup=False)
-    return rollout.outcome != "rolled_back"
-
-
 def go_back(installation: Installation, model: str, why: str, console: Console) -> None:
     """End the rollout of the model, or bring the former release back, and say how long it took. Raises
     NothingInProduction, NoWayBack, ServiceFailed."""
+    installation.deployments.aside = lambda work: None  # services are ended by the controller
     began = time.perf_counter()
     release = installation.deployments.roll_back(model, why)
     seconds = time.perf_counter() - began

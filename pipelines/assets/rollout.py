@@ -1,6 +1,7 @@
 """From a bento that passed everything to the release that serves."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -81,7 +82,7 @@ def _deployment(chapter: Chapter) -> dg.AssetsDefinition:
             begun = next(one for one in ledger.standing(spec.name).rollouts if one.number == int(number))
         if begun is not None:
             for now in deployments.follow(spec.name, begun.number, spec.rollout.follow_seconds):
-                context.log.info(_sentence(now))
+                _tell(context, now)
                 begun = now
         settle(ledger, registry, spec.name)
         release = begun.canary if begun else ledger.production(spec.name)
@@ -142,9 +143,13 @@ def _setting(chapter: Chapter, home: Home, release: Release, plan: Plan) -> Mapp
     return setting
 
 
-def _sentence(rollout: Rollout) -> str:
+def _tell(context: dg.AssetExecutionContext, rollout: Rollout) -> None:
+    """Where the rollout stands: in Dagster's log, and at a terminal."""
     state = rollout.state
-    return f"{rollout.canary.release_id}: {state.phase} at {100 * state.weight:g} % of the users: {state.why}"
+    said = f"{rollout.canary.release_id}: {state.phase} at {100 * state.weight:g} % of the users: {state.why}"
+    context.log.info(said)
+    if sys.stderr.isatty():
+        sys.stderr.write(f"  {said}\n")
 
 
 def _verdict(rollout: Rollout | None, release: Release) -> Verdict:

@@ -12,6 +12,7 @@
     ├── LedgerMoved             another release of the model was written down first
     ├── LedgerUnusable          the ledger can't be read or written, or its chain is broken
     ├── RolloutGoesOn           a release of the model is being rolled out already
+    ├── RolledBack              a release was tried on users, and taken back
     ├── NoWayBack               there is no former release that could serve again
     ├── BuildFailed             the bento or its environment could not be built
     ├── ContainersFailed        an image could not be built, read or run
@@ -90,6 +91,11 @@ class RolloutGoesOn(SeatrialError):
             f"{release_id} of {model} is being rolled out; wait for its end (`seatrial status`), or end it "
             f"by `seatrial rollback {model}`."
         )
+
+
+class RolledBack(SeatrialError):
+    def __init__(self, release_id: str, why: str) -> None:
+        super().__init__(f"{release_id} was rolled back: {why}; the release before goes on serving.")
 
 
 class NoWayBack(SeatrialError):

@@ -86,6 +86,11 @@ class RolloutSpec(Settings):
         description="What users of an A/B are compared within: day, or a column of the prediction log such "
         "as input_carrier, which must not depend on the release.",
     )
+    prove: list[str] = Field(
+        default=["error_rate", "predictions"],
+        description="What a step has to prove harmless, by name: also latency_p99 or a metric. Of the "
+        "others, no harm may have been found in min_requests; to prove a quantile takes many more.",
+    )
     alpha: float = Field(
         default=0.05,
         description="The chance that a release that is no worse is rolled back, over all looks at all this.",
@@ -154,9 +159,17 @@ class RolloutSpec(Settings):
         days = {"min_seconds": self.experiment_days[0] * DAY, "max_seconds": self.experiment_days[1] * DAY}
         made = in_order(
             self.strategy, self._guardrails(), self.alpha, self.weights, days,
-            min_requests=self.min_requests, min_seconds=self.min_seconds, max_seconds=self.max_seconds,
+            prove=self._proved(), min_requests=self.min_requests, min_seconds=self.min_seconds, max_seconds=self.max_seconds,
         )  # fmt: skip
         return Plan(made.steps, self.alpha, self.grace_seconds)
+
+    def _proved(self) -> tuple[str, ...]:
+        """Those to prove among what is compared."""
+        names = [guardrail.name for guardrail in self._guardrails() if not isinstance(guardrail, Split)]
+        for name in self.prove:
+            if name not in (*names, "predictions"):
+                raise SettingsInvalid("prove", name, f"write names of what is compared: {', '.join(names)}")
+        return tuple(name for name in self.prove if name in names)
 
     def _guardrails(self) -> tuple[Guardrail, ...]:
         compared = self.max_prediction_distance
