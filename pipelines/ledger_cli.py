@@ -1,5 +1,6 @@
 """`seatrial ledger`: whether the chain holds, and what it says of a model."""
 
+from textwrap import shorten
 from typing import Annotated
 
 import typer
@@ -13,6 +14,8 @@ from pipelines.installation import Installation
 
 app = typer.Typer(no_args_is_help=True, help="The record of production: is it whole, what does it say?")
 console = Console(highlight=False, soft_wrap=True)
+
+WHY_CHARACTERS = 90
 
 
 @app.command()
@@ -50,4 +53,10 @@ def show(model: Annotated[str, typer.Argument(help="The name of a model that was
 
 def _cells(entry: Entry) -> tuple[str, ...]:
     version, release_id = (entry.release.version, entry.release.release_id) if entry.release else ("", "")
-    return entry.at, entry.action, version, release_id, str(entry.details.get("why", ""))
+    return (
+        entry.at,
+        entry.action,
+        version,
+        release_id,
+        shorten(str(entry.details.get("why", "")), WHY_CHARACTERS, placeholder=" …"),
+    )

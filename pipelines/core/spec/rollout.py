@@ -159,7 +159,8 @@ class RolloutSpec(Settings):
         days = {"min_seconds": self.experiment_days[0] * DAY, "max_seconds": self.experiment_days[1] * DAY}
         made = in_order(
             self.strategy, self._guardrails(), self.alpha, self.weights, days,
-            prove=self._proved(), min_requests=self.min_requests, min_seconds=self.min_seconds, max_seconds=self.max_seconds,
+            prove=self._proved(), min_requests=self.min_requests, min_seconds=self.min_seconds,
+            max_seconds=self.max_seconds,
         )  # fmt: skip
         return Plan(made.steps, self.alpha, self.grace_seconds)
 
