@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -70,13 +71,13 @@ def engine_env(folder: Path, *, storage: str = "") -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Iterator[dict[str, str]]:
+def store() -> Iterator[dict[str, str]]:
     """The environment of an engine whose store holds the base image only; it goes with the tests."""
     if os.geteuid() != 0 or not all(
         map(shutil.which, ("podman", "runc", "apt-cache", "/usr/bin/python3.11"))
     ):
         pytest.skip("needs root, podman and runc, and a Debian whose Python is 3.11")
-    folder = tmp_path_factory.mktemp("containers")
+    folder = Path(tempfile.mkdtemp(prefix="oci", dir="/tmp"))  # below a long path no container ends when told
     env = engine_env(folder)
     subprocess.run([PROJECT / ".ci" / "base_image", BASE], env={**env, "PYTHON": sys.executable}, check=True)
     yield env
