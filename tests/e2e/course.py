@@ -1,5 +1,6 @@
-"""A rollout from its first step to production and back, then a flip, while users ask on schedule and
-processes are killed: the real router, supervisor, controller and ledger, around services as small as can be.
+"""A rollout from its first step to production and back, a flip, and a release that fails, while users ask on
+schedule and processes are killed: the real router, supervisor, controller and ledger, around services as
+small as can be.
 """
 
 import asyncio
@@ -38,6 +39,7 @@ class Answer:
     release: str | None
     unready: bool
     late_seconds: float
+    seconds: float
 
 
 @dataclass
@@ -63,7 +65,9 @@ class Users:
 
     @property
     def failed(self) -> list:
-        return self.failures + [each for each in self.answers if each.status != 200]
+        """What was not answered well, but by the release that fails by itself."""
+        bad = [each for each in self.answers if each.status != 200 and each.release != "r4"]
+        return [*self.failures, *bad]
 
     async def _ask(self) -> None:
         self._next, self._start = 0, time.monotonic()
@@ -95,7 +99,8 @@ async def _asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, use
     headers = dict(line.split(": ", 1) for line in head[1:] if line)
     await reader.readexactly(int(headers["content-length"]))
     release_id = headers.get("x-release-id")
-    return Answer(at, user, int(head[0].split()[1]), release_id, "x-unready" in headers, late)
+    took = time.time() - at
+    return Answer(at, user, int(head[0].split()[1]), release_id, "x-unready" in headers, late, took)
 
 
 @dataclass
@@ -108,6 +113,17 @@ class Course:
 
     def between(self, begin: str, end: str) -> list[Answer]:
         return [each for each in self.users.answers if self.times[begin] <= each.at < self.times[end]]
+
+    @property
+    def met_harm(self) -> int:
+        """Answers of the release that fails."""
+        return sum(each.release == "r4" for each in self.users.answers)
+
+    @property
+    def seconds_to_zero(self) -> float:
+        """From when harm was seen to the last answer of the release that does it."""
+        last = max(each.at + each.seconds for each in self.users.answers if each.release == "r4")
+        return last - self.times["detected"]
 
     def moved_back(self) -> set[str]:
         """Users who got the canary and then stable, while the canary was there."""
@@ -126,13 +142,14 @@ def run_course(root: Path, rps: float, at_least: int) -> Course:
     env = {"SEATRIAL_HOME": str(root), "SEATRIAL_PORT": str(port)}
     lead = Command((sys.executable, "-m", "pipelines.controller"), env)
     processes, ledger = Supervisor(home), open_ledger(None, home)
-    deployments = Deployments(processes, Envoy(home, processes, port), ScriptStore(), ledger, lead)
+    deployments = Deployments(processes, Envoy(home, processes, port), ScriptStore(), ledger, controller=lead)
     try:
         deployments.take_over(release("r1", mode="warms"))
         with Users(port, rps, at_least) as users:
             course = Course(users, deployments)
             _canary(course)
             _flip(course)
+            _harm(course)
         return course
     finally:
         deployments.down()
@@ -168,6 +185,15 @@ def _flip(course: Course) -> None:
     times["promoted again"] = time.time()
     _kill(course, "churn-r3", "production killed")
     times["over"] = time.time()
+
+
+def _harm(course: Course) -> None:
+    deployments, times = course.deployments, course.times
+    deployments.begin(release("r4", mode="fails"), canary((0.1, 0.5), GUARDRAILS, **PACE), {})
+    times["failing"] = time.time()
+    _until(lambda: deployments.ledger.standing("churn").rollouts[-1].outcome)
+    times["detected"] = deployments.ledger.standing("churn").rollouts[-1].state.at
+    time.sleep(1.0)  # whoever is still sent there would be seen
 
 
 def _kill(course: Course, process: str, said: str) -> None:

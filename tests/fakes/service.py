@@ -1,10 +1,16 @@
 """A service as small as can be: says which release it is, drains on SIGTERM, and can be made to fail.
 
-Run as `python service.py PORT RELEASE_ID [dies|unready|slow|fragile|warms]`. GET /readyz and /livez; /seen
-answers with the x-request-id of all that it was asked; any other path is answered with the path itself, the
-number of bytes that came in x-received, and those headers in ECHOED that it came with. `?seconds=` before it
-answers (`slow`: 30), `?status=` instead of 200, with a retry-after. `fragile` is gone at the first request.
-`warms` is not ready for its first half second, and says x-unready in what it answers meanwhile.
+Run as `python service.py PORT RELEASE_ID [MODE]`. GET /readyz and /livez; /seen answers with the x-request-id
+of all that it was asked; any other path is answered with the path itself, the number of bytes that came in
+x-received, and those headers in ECHOED that it came with. `?seconds=` before it answers, `?status=` instead
+of 200, with a retry-after. Modes:
+
+dies      it does not start
+unready   it is never ready
+warms     nor in its first half second, and says x-unready in what it answers meanwhile
+slow      it answers after 30 s
+fragile   it is gone at the first request
+fails     it answers 500
 """
 
 import asyncio
@@ -38,7 +44,8 @@ class Service:
             await asyncio.sleep(SLOW_SECONDS if self.mode == "slow" else float(asked.get("seconds", 0)))
         cold = time.monotonic() < self.warm_at
         unready = (self.mode == "unready" or cold) and body == b"/readyz"
-        status = 503 if unready else int(asked.get("status", 200))
+        fails = self.mode == "fails" and body not in (b"/readyz", b"/livez")
+        status = 503 if unready else int(asked.get("status", 500 if fails else 200))
         headers = [(b"x-release-id", self.release_id.encode()), (b"content-type", b"text/plain")]
         headers += [(b"content-length", str(len(body)).encode())]
         headers += [(b"x-received", str(received).encode())] + [(b"retry-after", b"7")] * (status != 200)

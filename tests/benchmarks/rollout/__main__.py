@@ -1,15 +1,17 @@
-"""Simulated rollouts, from a shell: tables, and results.json only with --save. One process, some minutes."""
+"""Rollouts, simulated and real, from a shell: tables, and results.json only with --save. Some minutes."""
 
 import argparse
 from functools import partial
 
 from tests.benchmarks.harness.report import measured
 from tests.benchmarks.rollout import RESULTS, detection
+from tests.benchmarks.rollout.course import course
 
 SCENARIOS = {
     "false_alarms": (detection.false_alarms, 10_000),
     "detection": (detection.detection, 500),
     "harmlessness": (detection.harmlessness, 100),
+    "course": (course, 3),
 }
 
 
