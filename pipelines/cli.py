@@ -47,16 +47,21 @@ def status(
 ) -> None:
     """What serves and since when, and what is being rolled out; what was scored last, and whether it
     drifted."""
-    from pipelines.rollouts import watch_rollout
+    from pipelines.rollouts import print_rollout, rollout_of, watch_rollout
     from pipelines.summary import print_status, status_of
 
+    installation = _installation()
     if watch:
-        return watch_rollout(_installation(), watch, console)
-    found = status_of(_installation())
+        return watch_rollout(installation, watch, console)
+    found = status_of(installation)
+    rollouts = {each["model"]: rollout_of(installation, each["model"]) for each in found}
     if as_json:
-        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+        data = [{**each, "rollout": rollouts[each["model"]]} for each in found]
+        sys.stdout.write(json.dumps(data, indent=2) + "\n")
     else:
         print_status(found, console)
+        for rollout in filter(None, rollouts.values()):
+            print_rollout(rollout, console)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
@@ -43,8 +43,12 @@ def rollout_of(installation: Installation, model: str) -> dict[str, Any] | None:
     }
 
 
-def rollout_table(found: dict[str, Any]) -> Group:
+def print_rollout(found: dict[str, Any], console: Console) -> None:
     """The same for people."""
+    console.print(_table(found))
+
+
+def _table(found: dict[str, Any]) -> Table:
     steps = " → ".join(
         f"[bold]{step}[/]" if at == found["step"] and not found["outcome"] else step
         for at, step in enumerate(found["steps"])
@@ -63,14 +67,14 @@ def rollout_table(found: dict[str, Any]) -> Group:
     for name, trouble in found["troubles"].items():
         table.add_row(name, f"[red]{escape(trouble)}[/]")
     table.add_row("why", escape(found["why"]))
-    return Group(table)
+    return table
 
 
 def watch_rollout(installation: Installation, model: str, console: Console) -> None:
     """Show the latest rollout of the model until it is over."""
     with Live(console=console, refresh_per_second=4) as live:
         while found := rollout_of(installation, model):
-            live.update(rollout_table(found))
+            live.update(_table(found))
             if found["outcome"]:
                 return
             time.sleep(LOOK_SECONDS)

@@ -201,9 +201,10 @@ class Deployments:
         while found.production and found.last != last:  # somebody else's entry may come in between
             last, path = found.last, found.production.path
             current = self.router.routes().get(path)
-            if current is None:
-                return  # after `down`, until somebody says `ensure`
-            wanted = route_of(found, {each.release_id: each for each in current.targets}, time.time())
+            targets = {each.release_id: each for each in current.targets} if current else {}
+            if current is None or found.production.release_id not in targets:
+                return  # after `down`, until somebody says `ensure`, or while it is being replaced
+            wanted = route_of(found, targets, time.time())
             if wanted != current:
                 self.router.route({path: wanted})
             self._left |= current.targets - wanted.targets

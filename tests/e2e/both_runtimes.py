@@ -54,18 +54,21 @@ def _there_and_back(deployments: Deployments, release: Release) -> Asked:
 
 
 def _kill_service(deployments: Deployments, release: Release) -> None:
-    """With SIGKILL, all that listen for the canary, and wait until others do in their place."""
+    """With SIGKILL, and wait until another is there in its place."""
     canary = deployments.router.routes()[release.path].canary
     assert canary
-    for pid in (killed := _listening(canary.port)):
-        psutil.Process(pid).kill()
-    _until(lambda: (now := _listening(canary.port)) and not now & killed)
+    killed = _serving(canary.port)
+    assert killed
+    killed.kill()
+    _until(lambda: (now := _serving(canary.port)) and now.pid != killed.pid)
     _until(lambda: deployments.services.is_ready(release, canary) and deployments.router.healthy(canary))
 
 
-def _listening(port: int) -> set[int]:
-    found = psutil.net_connections("tcp4")
-    return {each.pid for each in found if each.pid and each.status == "LISTEN" and each.laddr.port == port}
+def _serving(port: int) -> psutil.Process | None:
+    """What runs the service at this port, inside of its container where it has one."""
+    ending = ["--port", str(port)]
+    found = (each for each in psutil.process_iter(["cmdline", "name"]) if each.info["name"] != "podman")
+    return next((each for each in found if (each.info["cmdline"] or [])[-2:] == ending), None)
 
 
 @contextmanager

@@ -25,9 +25,13 @@ from bentos.schema import columns, predictions
 from pipelines.core.errors import ContainersFailed, SettingsInvalid
 from pipelines.core.home import Home
 from pipelines.core.image import Limits, judge_image
+from pipelines.core.release import Release
 from pipelines.gateways.bento_store import BentoMLStore, BuiltBento
 from pipelines.gateways.containers import BILL_FILE, Containers, Image, OciContainers
+from pipelines.gateways.engines import SETTINGS
+from pipelines.installation import Installation
 from tests.bentos.tiny import CONTRACT, ROW, packed
+from tests.e2e.both_runtimes import roll_out_twice
 from tests.fakes.bento_store import FakeBentoStore
 from tests.fakes.containers import FakeContainers
 from tests.gateways.test_bento_store import ROWS, answers, free_port, serving
@@ -87,8 +91,8 @@ def store() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def real(store, tmp_path_factory) -> Made:
-    home = Home(tmp_path_factory.mktemp("home"))
+def real(store, tmp_path_factory, make_home) -> Made:
+    home = Home(make_home())
     bento = BentoMLStore(home, PROJECT).build(*packed(tmp_path_factory.mktemp("release")))
     containers = OciContainers(home, store, base_image=BASE)
     return Made(containers, bento, containers.build(bento.tag, LIMITS))
@@ -210,6 +214,29 @@ def test_a_killed_client_leaves_nothing_in_the_way(real, tmp_path):
         finally:
             again.terminate()
             again.wait(20)
+
+
+@pytest.mark.e2e
+def test_one_plan_leads_processes_and_containers_alike(real, tmp_path, monkeypatch):
+    for name in set(SETTINGS) & set(real.containers.env):
+        monkeypatch.setenv(name, real.containers.env[name])
+    installation = Installation(real.containers.home, free_port(), "", base_image=BASE)
+    bento = installation.bentos.build(*packed(tmp_path / "release", "v2-000000"))
+    stable = Release("tiny", "2", "v2-000000", "fp32", bento.tag, "/", "")
+    new = replace(stable, version="3", release_id="v3-0a1b2c", tag=real.bento.tag)
+    for asked in roll_out_twice(installation.deployments, stable, new, real.image.reference):
+        assert asked.failures == []
+        assert min(asked.releases.count(each.release_id) for each in (stable, new)) > 100
+        assert asked.releases[-1] == stable.release_id
+    first, *entries = installation.ledger.history("tiny")
+    told = [(each.action, each.release and each.release.image) for each in entries]
+    assert first.action == "deployed"
+    alike = ["started", "promoted", "restored"]
+    assert told == [
+        *((each, "") for each in alike),
+        *zip(alike, (real.image.reference,) * 2 + ("",), strict=True),
+    ]
+    assert not podman(real.containers.env, "ps", "--all", "--quiet"), "the container went with its release"
 
 
 def until(condition: Callable[[], bool]) -> None:
