@@ -17,6 +17,7 @@ from pipelines.core.release import Release
 from pipelines.core.rollout.controller import advance
 from pipelines.core.rollout.guardrails import ErrorRate
 from pipelines.core.rollout.observation import Arm, Observation
+from pipelines.core.rollout.routes import Route
 from pipelines.core.rollout.strategies import canary
 from pipelines.gateways.bento_store import BentoStore, BuiltBento
 from pipelines.gateways.deployments import Deployments
@@ -346,6 +347,15 @@ def test_weights_that_a_crash_left_behind_follow_the_ledger(trying):
     trying.router.route({"/": replace(route, weight=0.9)})
     trying.apply("churn")
     assert trying.router.routes()["/"] == route
+
+
+def test_routes_are_left_alone_while_production_is_being_replaced(deployments):
+    deployments.take_over(release("r1"))
+    next_route = Route(replace(deployments.router.routes()["/"].stable, release_id="r2"))
+    deployments.router.route({"/": next_route})
+    deployments.apply("churn")
+    assert deployments.router.routes()["/"] == next_route
+    assert list(deployments.processes.states()) == ["churn-r1"]
 
 
 @pytest.mark.parametrize("mode", ["dies", "unready"])
