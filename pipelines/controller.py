@@ -53,6 +53,9 @@ class Controller:
             except SeatrialError as error:
                 self.states.clear()
                 self._say(model, str(error))
+            except Exception as error:  # noqa: BLE001  a mistake with one model must not end the rollouts of all
+                self.states.clear()
+                self._say(model, f"{type(error).__name__}: {error}", error)
 
     def _turn(self, model: str) -> None:
         self.deployments.apply(model)
@@ -92,14 +95,18 @@ class Controller:
             Answers.from_dict(bins) if bins else None,
             tuple(Measure(**each) for each in rollout.setting.get("metrics", ())),
         )  # fmt: skip
-        stable, canary = self.telemetry.look(watch, now)
+        try:
+            stable, canary = self.telemetry.look(watch, now)
+        except Exception as error:  # noqa: BLE001  whatever is wrong with its counts, a rollout has a deadline
+            self._say(f"{watch.model} counts", f"{type(error).__name__}: {error}", error)
+            return None, None
         return stable, canary if is_there else None
 
-    def _say(self, model: str, trouble: str) -> None:
+    def _say(self, about: str, trouble: str, error: Exception | None = None) -> None:
         """A trouble once, not at each look."""
-        if trouble and self.said.get(model) != trouble:
-            logger.warning("%s: %s", model, trouble)
-        self.said[model] = trouble
+        if trouble and self.said.get(about) != trouble:
+            logger.warning("%s: %s", about, trouble, exc_info=error)
+        self.said[about] = trouble
 
 
 class Aside:

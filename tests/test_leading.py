@@ -145,6 +145,21 @@ def test_a_router_that_does_not_answer_is_nothing_known(begun):
     assert world.weight == 0.5
 
 
+def test_counts_that_cannot_be_made_are_nothing_known(begun, caplog, monkeypatch):
+    world = begun(GOOD)
+
+    def look(watch, now):
+        raise ZeroDivisionError("nobody thought of this")
+
+    monkeypatch.setattr(world.telemetry, "look", look)
+    for _ in range(9):
+        world.look(6)
+        assert world.outcome is None
+    world.look(6)
+    assert world.outcome == "rolled_back"
+    assert caplog.text.count("ZeroDivisionError: nobody thought of this") == 2, "once, with its traceback"
+
+
 def test_another_process_goes_on_where_the_first_was_killed(begun):
     world = begun(GOOD, HALF)
     world.look(6)

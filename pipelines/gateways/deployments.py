@@ -112,6 +112,9 @@ class Deployments:
                 return found.rollout
             if found.rollout:
                 raise RolloutGoesOn(model, found.rollout.canary.release_id)
+            if found.production.release_id == release.release_id:
+                mend = "it serves all users already; there is nothing to roll out"
+                raise SettingsInvalid("The release", release.release_id, mend)
             if found.production.path != release.path:
                 mend = (
                     f"{model} serves at {found.production.path}; roll out there, or move by strategy: [full]"

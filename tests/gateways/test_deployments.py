@@ -379,6 +379,12 @@ def test_a_rollout_is_where_stable_is(deployments):
         deployments.begin(release("r2", path="/churn"), PLAN, {})
 
 
+def test_what_serves_already_is_not_rolled_out(deployments):
+    deployments.take_over(release("r1"))
+    with pytest.raises(SettingsInvalid, match="it serves all users already"):
+        deployments.begin(release("r1"), PLAN, {})
+
+
 def test_a_ledger_that_was_changed_begins_nothing(deployments):
     deployments.take_over(release("r1"))
     deployments.ledger.entries[0] = replace(deployments.ledger.entries[0], at="2020-01-01T00:00:00.000+00:00")
