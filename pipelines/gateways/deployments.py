@@ -208,6 +208,8 @@ class Deployments:
             if current is None or found.production.release_id not in targets:
                 return  # after `down`, until somebody says `ensure`, or while it is being replaced
             wanted = route_of(found, targets, time.time())
+            if found.rollout is None and self._is_coming(current, model):
+                wanted = replace(wanted, canary=current.canary)
             if wanted != current:
                 self.router.route({path: wanted})
             self._left |= current.targets - wanted.targets
@@ -323,6 +325,12 @@ class Deployments:
                 self.processes.stop(process)
         self._left -= leaving
         self.router.route({})  # forgets former targets, which may have been busy until now
+
+    def _is_coming(self, route: Route, model: str) -> bool:
+        """Whether somebody is about to begin a rollout: a canary runs, which nobody is sent to yet."""
+        if route.canary is None or route.weight or route.mirrored:
+            return False
+        return f"{model}-{route.canary.release_id}" in self.processes.states()
 
     def _superfluous(self, found: Standing) -> set[str]:
         """Services of the model that are not to run."""

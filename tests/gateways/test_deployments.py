@@ -349,6 +349,32 @@ def test_weights_that_a_crash_left_behind_follow_the_ledger(trying):
     assert trying.router.routes()["/"] == route
 
 
+def test_a_canary_that_is_about_to_begin_is_left_alone(deployments):
+    deployments.take_over(release("r1"))
+    append, looked = deployments.ledger.append, []
+
+    def slowly(*arguments, **named):
+        deployments.apply("churn")  # as the controller does, just now
+        looked.append(deployments.router.routes()["/"].canary)
+        return append(*arguments, **named)
+
+    deployments.ledger.append, deployments.aside = slowly, lambda work: None
+    deployments.begin(release("r2"), PLAN, {})
+    route = deployments.router.routes()["/"]
+    assert looked == [route.canary] and (route.canary.release_id, route.weight) == ("r2", 0.1)
+
+
+def test_a_canary_that_a_crash_left_behind_goes(deployments):
+    deployments.take_over(release("r1"))
+    current = deployments.router.routes()["/"]
+    ready = deployments.services.start(release("r2"))
+    deployments.router.route({"/": replace(current, canary=ready())})
+    deployments.apply("churn")
+    deployments.apply("churn")
+    assert deployments.router.routes()["/"] == current
+    assert list(deployments.processes.states()) == ["churn-r1"]
+
+
 def test_routes_are_left_alone_while_production_is_being_replaced(deployments):
     deployments.take_over(release("r1"))
     next_route = Route(replace(deployments.router.routes()["/"].stable, release_id="r2"))
