@@ -10,6 +10,7 @@ from bentos.manifest import Manifest
 from pipelines.assets.common import Chapter, verdict_check
 from pipelines.assets.package import BENTO_FILE
 from pipelines.core.capacity.proof import Load
+from pipelines.core.exhibits import seal
 from pipelines.core.home import Home
 from pipelines.core.image import IMAGE_IS_SOUND, judge_image, limits_of
 from pipelines.gateways.containers import BILL_FILE, Containers
@@ -70,6 +71,7 @@ def _image(chapter: Chapter) -> dg.AssetsDefinition:
             )
             verdict = judge_image(facts, built.reference, manifest.sha256, bill, most_megabytes)
             verdict.save(folder)
+            seal(folder)
         return dg.MaterializeResult(
             metadata={"image": built.reference, "verdict": verdict.why, **verdict.numbers, **asdict(limits)},
             data_version=dg.DataVersion(built.digest),

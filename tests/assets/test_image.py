@@ -9,6 +9,7 @@ import pytest
 from pipelines.assets.common import Chapter
 from pipelines.assets.image import IMAGE_FILE, image
 from pipelines.assets.package import BENTO_FILE
+from pipelines.core.exhibits import collect
 from pipelines.core.home import Home
 from pipelines.core.spec import ModelSpec
 from pipelines.core.verdict import Verdict
@@ -64,6 +65,7 @@ def test_an_image_is_described_and_judged(tmp_path):
     assert described["limits"]["memory_mib"] == 512, "twice what the load test measured, as a power of two"
     assert described["facts"]["uid"] == 1034
     assert json.loads((folder / BILL_FILE).read_text())["bomFormat"] == "CycloneDX"
+    assert {"image/image.json", "image/bom.json"} <= collect("tiny", tmp_path, [folder]).keys()
     (check,) = result.get_asset_check_evaluations()
     assert check.passed
 
