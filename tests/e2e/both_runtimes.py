@@ -5,7 +5,7 @@ time, while users ask for predictions and what serves them is killed. All parts 
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -60,15 +60,21 @@ def _kill_service(deployments: Deployments, release: Release) -> None:
     killed = _serving(canary.port)
     assert killed
     killed.kill()
-    _until(lambda: (now := _serving(canary.port)) and now.pid != killed.pid)
+    _until(lambda: _worked_by_another(canary.port, killed))
     _until(lambda: deployments.services.is_ready(release, canary) and deployments.router.healthy(canary))
+
+
+def _worked_by_another(port: int, killed: psutil.Process) -> bool:
+    now = _serving(port)
+    with suppress(psutil.NoSuchProcess):
+        return now is not None and now.pid != killed.pid and bool(now.children())
+    return False
 
 
 def _serving(port: int) -> psutil.Process | None:
     """What runs the service at this port, inside of its container where it has one."""
-    ending = ["--port", str(port)]
     found = (each for each in psutil.process_iter(["cmdline", "name"]) if each.info["name"] != "podman")
-    return next((each for each in found if (each.info["cmdline"] or [])[-2:] == ending), None)
+    return next((each for each in found if f"--port {port}" in " ".join(each.info["cmdline"] or ())), None)
 
 
 @contextmanager
