@@ -18,7 +18,7 @@ from pipelines.core.rollout.strategies import canary
 from pipelines.gateways.deployments import Deployments
 from tests.bentos.tiny import ROW
 
-CLIENTS, PAUSE_SECONDS, USERS, WAIT_SECONDS = 8, 0.1, 500, 90
+CLIENTS, PAUSE_SECONDS, USERS, WAIT_SECONDS = 12, 0.1, 500, 90
 PLAN = canary((0.5,), (ErrorRate(0.1), Split(0.5)), min_requests=100, min_seconds=2.0, max_seconds=90.0)
 
 

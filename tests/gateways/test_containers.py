@@ -11,9 +11,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx
@@ -293,11 +295,16 @@ def test_a_user_who_may_not_use_the_engine_is_told_so(store, tmp_path):
 
 @pytest.mark.e2e
 def test_a_base_image_that_cannot_be_fetched_is_named(real):
-    elsewhere = replace(real.containers, base_image="127.0.0.1:9/none:1")
-    with pytest.raises(
-        ContainersFailed, match=r"127.0.0.1:9/none:1 cannot be fetched; .*SEATRIAL_BASE_IMAGE"
-    ):
-        elsewhere.build(real.bento.tag, LIMITS)
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as registry:  # engines try TLS, but once only
+        name = f"127.0.0.1:{registry.server_port}/none:1"
+        answering = threading.Thread(target=registry.serve_forever)
+        answering.start()
+        try:
+            with pytest.raises(ContainersFailed, match=f"{name} cannot be fetched; .*SEATRIAL_BASE_IMAGE"):
+                replace(real.containers, base_image=name).build(real.bento.tag, LIMITS)
+        finally:
+            registry.shutdown()
+            answering.join()
     assert real.containers.exists(real.image.reference), "the image that was there stays"
 
 
