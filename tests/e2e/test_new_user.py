@@ -77,8 +77,8 @@ class User:
 
 class Clients:
     """Many users who ask for predictions of real rows while the block runs, `rps` requests a second, and at
-    the full rate once two versions answer: a rollout needs many requests, while the load test
-    before it needs the machine. `answers` are (status, version); TOO_LATE is no fault of a rollout."""
+    the full rate once two versions answer: a rollout needs many requests, the load test the whole machine.
+    `answers` are (status, version); TOO_LATE is no fault of a rollout."""
 
     def __init__(self, port: int, bodies: Sequence[bytes], rps: float = RPS) -> None:
         self.port, self.bodies, self.rps = port, bodies, rps
@@ -98,7 +98,7 @@ class Clients:
 
     @property
     def answered(self) -> set[tuple[int, str | None]]:
-        return {(status, version) for status, version in self.answers if status not in TOO_LATE}
+        return {(status, version) for status, version in self.answers.copy() if status not in TOO_LATE}
 
     def _ask(self, seed: int) -> None:
         dice, connection = random.Random(seed), http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
