@@ -32,8 +32,10 @@ release_model       ← fp32, int8_dynamic, int8_per_row, int8_static   · fligh
 serving_plan        ← release_model                                   · flight_delay_versions
 bento               ← release_model, serving_plan                     · flight_delay_versions
 load_test           ← bento                                           · flight_delay_versions
-deployment          ← load_test                                       · flight_delay_versions
+drill               ← load_test                                       · flight_delay_versions
+deployment          ← drill, load_test                                · flight_delay_versions
 release_report      ← deployment, load_test                           · flight_delay_versions
+rollout_report      ← deployment                                      · flight_delay_versions
 scoring_input       ← months                                          · month
 scores              ← deployment, scoring_input                       · month
 drift               ← scores                                          · month
@@ -53,7 +55,9 @@ load_test         answers_like_onnx                     blocks
 load_test         within_slo                            blocks
 load_test         overload_is_bounded                   blocks
 load_test         no_leak                               blocks
+drill             rollback_rehearsed                    blocks
 deployment        healthy                               tells
+deployment        rolled_out                            tells
 scoring_input     expectations                          blocks
 scores            complete                              blocks
 drift             no_drift                              tells
@@ -62,7 +66,8 @@ performance       performance_holds                     tells
 
 JOBS = {
     "flight_delay_release": "registered_model onnx_model fp32 int8_dynamic int8_per_row int8_static "
-    "release_model serving_plan bento load_test deployment release_report",
+    "release_model serving_plan bento load_test drill deployment release_report rollout_report",
+    "flight_delay_rollout": "deployment release_report rollout_report",
     "flight_delay_scoring": "months scoring_input scores drift monitoring_report",
     "flight_delay_performance": "labels performance",
 }
@@ -132,7 +137,10 @@ def test_schedules_and_sensors_are_those(project):
         "flight_delay_scoring_schedule",
         "flight_delay_performance_schedule",
     }
-    assert [sensor.name for sensor in project.sensors or []] == ["flight_delay_registry"]
+    assert [sensor.name for sensor in project.sensors or []] == [
+        "flight_delay_registry",
+        "flight_delay_rollouts",
+    ]
     sensor = project.get_sensor_def("flight_delay_registry")
     assert sensor.job_name == "flight_delay_release"
     assert sensor.default_status == dg.DefaultSensorStatus.RUNNING

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -180,7 +181,9 @@ def verified_release(
     again = stable is not None and stable.release_id == dossier.release.release_id
     verify(dossier, home.root, containers.digest, compared, serving.former if again else stable)
     dossier.save(chapter.of_version(home, "dossier", version))
-    return dossier.judged()
+    release, bento = dossier.judged(), chapter.of_version(home, "bento", version)
+    beside = dict(Manifest.load(bento).files)  # what the model can't be asked without, such as a tokenizer
+    return replace(release, evidence={**release.evidence, "files": beside})
 
 
 def _healthy(chapter: Chapter) -> dg.AssetChecksDefinition:

@@ -100,7 +100,10 @@ def life(request, tmp_path_factory) -> Life:
 def test_it_is_released_and_serves(life):
     assert life.released.success, life.released.failure
     assert all(check.passed for check in life.released.checks.values())
-    assert life.released.made[-2:] == ["deployment", "release_report"] and life.world.serving == "1"
+    assert (
+        life.released.made[-3:] == ["deployment", "release_report", "rollout_report"]
+        and life.world.serving == "1"
+    )
 
 
 def test_its_ladder_has_the_figures_of_its_metric(life):

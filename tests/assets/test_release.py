@@ -20,6 +20,7 @@ from pipelines.gateways.deployments import Deployments
 from pipelines.runner import RunFailed, Runner
 from tests.assets.world import INPUTS, OUTPUTS, TRUTH, World, rows, save_net
 from tests.fakes.client import FakeClient
+from tests.fakes.deployments import FakeDeployments
 from tests.fakes.envoy import FakeRouter
 from tests.fakes.processes import FakeProcesses
 from tests.fakes.traffic import FakeTraffic
@@ -32,6 +33,7 @@ PATH = [
     "serving_plan",
     "bento",
     "load_test",
+    "drill",
     "deployment",
 ]
 WORSE = tuple(-weight for weight in TRUTH)
@@ -43,7 +45,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 def test_a_version_that_passes_everything_serves(world):
     outcome = world.release()
-    assert outcome.success and outcome.made == [*PATH, "release_report"]
+    assert outcome.success and outcome.made == [*PATH, "release_report", "rollout_report"]
     assert {name: check.passed for name, check in outcome.checks.items()} == {
         "contract_holds": True,
         "parity": True,
@@ -56,6 +58,7 @@ def test_a_version_that_passes_everything_serves(world):
         "within_slo": True,
         "overload_is_bounded": True,
         "no_leak": True,
+        "rollback_rehearsed": True,
         "healthy": True,
         "rolled_out": True,
     }
@@ -289,7 +292,7 @@ def _altered(artifacts: Path) -> None:
     [
         (_one_missing, "the gate within_slo was never judged"),
         (_foreign, "the verdict of answers_like_onnx is about another artifact"),
-        (_altered, "is not the one that was judged"),
+        (_altered, "release_model/model.onnx is not what it was"),
     ],
 )
 def test_a_deployment_with_a_gap_in_its_evidence_is_refused(judged, tmp_path, damage, says):
@@ -325,9 +328,11 @@ class DyingClient(Client):
 
 def test_a_failure_in_the_middle_leaves_the_former_artifacts(tmp_path):
     world = World(tmp_path)
+    fixed = {"workers": 1, "threads": 1, "replicas": 1, "max_queue_rows": 1000, "max_latency_ms": 100}
+    world.settings["serving"] |= fixed  # or what is measured anew could make another release
     world.release()
     before = contents(world.artifact("1", ""))
-    again = World(tmp_path)
+    again = World(tmp_path, settings=world.settings)
     again.client, again.registry = DyingClient(), world.registry
     outcome = again.run("tiny_release", "1")
     assert "The service tiny.stage does not answer" in outcome.failure
@@ -341,7 +346,7 @@ def test_the_runner_says_why_and_brings_only_what_is_stale_up_to_date(world):
     lines: list[str] = []
     runner = Runner(world.definitions, world.instance, lines.append)
     world.instance.add_dynamic_partitions("tiny_versions", [world.register(), world.register(WORSE)])
-    assert runner.refresh("tiny_release", "1") == [*PATH, "release_report"]
+    assert runner.refresh("tiny_release", "1") == [*PATH, "release_report", "rollout_report"]
     assert runner.refresh("tiny_release", "1") == []
     with pytest.raises(RunFailed, match=r"^tiny/release_model accuracy\w+production: fail: loses 0"):
         runner.refresh("tiny_release", "2")
@@ -373,6 +378,7 @@ def test_production_answers_over_http_while_a_worse_version_is_stopped(world):
     world.deployments = Deployments(
         processes, FakeRouter(), world.bentos, world.ledger, ready_seconds=30, drain_seconds=5
     )
+    world.deployments.rehearse = FakeDeployments(world.ledger).rehearse  # its own test has a real router
     world.client = HttpClient()
     try:
         assert world.release().success

@@ -31,12 +31,9 @@ class Asked:
 
 
 def roll_out_twice(deployments: Deployments, stable: Release, new: Release, image: str) -> list[Asked]:
-    """Each time up to production and back to `stable`, which is on standby meanwhile."""
-    try:
-        deployments.take_over(stable)
-        return [_there_and_back(deployments, each) for each in (new, replace(new, image=image))]
-    finally:
-        deployments.down()
+    """Each time up to production and back to `stable`, which is on standby meanwhile and serves on."""
+    deployments.take_over(stable)
+    return [_there_and_back(deployments, each) for each in (new, replace(new, image=image))]
 
 
 def _there_and_back(deployments: Deployments, release: Release) -> Asked:
