@@ -177,8 +177,8 @@ def verified_release(
         in_container=spec.serving.runtime == "container", max_rps=spec.serving.max_rps,
     )  # fmt: skip
     stable = serving.production
-    compared = stable.version if stable and stable.version != version else None
     again = stable is not None and stable.release_id == dossier.release.release_id
+    compared = stable.version if stable else None
     verify(dossier, home.root, containers.digest, compared, serving.former if again else stable)
     dossier.save(chapter.of_version(home, "dossier", version))
     release, bento = dossier.judged(), chapter.of_version(home, "bento", version)

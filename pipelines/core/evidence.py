@@ -57,13 +57,14 @@ def verify(
     """Whether the release may serve. Raises EvidenceMissing at the first thing that does not hold.
 
     `root` is SEATRIAL_HOME; `production` the version that serves now, which the comparison must have been
-    with, None for none; `former` the release that one would go back to, None for none.
+    with unless it is this very one, None for none; `former` the release that one would go back to, None for
+    none.
     """
     for finding in examine(dossier, root, image_digest):
         if not finding.holds:
             raise EvidenceMissing(dossier.subject, finding.fault)
     compared = next(each.verdict for each in dossier.verdicts if each.verdict.gate == COMPARED)
-    if compared.numbers.get("production_version") != production:
+    if production not in (dossier.release.version, compared.numbers.get("production_version")):
         serves = f"it was not compared with version {production}, which serves now"
         reason = serves if production else "it was compared with a version that does not serve any more"
         raise EvidenceMissing(dossier.subject, reason)

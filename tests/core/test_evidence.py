@@ -161,6 +161,10 @@ def test_a_comparison_with_a_former_production_is_not_enough(home):
     assert "compared with a version that does not serve any more" in refusal(home, production=None)
 
 
+def test_a_version_that_serves_was_compared_before_it_did(home):
+    verify(dossier_of(home), home.root, nothing, "2", None)
+
+
 def test_there_is_a_way_back_or_no_way_forward(home):
     former = dossier_of(home, "1").judged()
     _flip("bentoml/bentos/churn/v1-abc/src/service.py", home)
