@@ -100,7 +100,10 @@ class Installation:
     def deployments(self) -> Deployments:
         processes = Supervisor(self.home)
         envoy = Envoy(self.home, processes, self.port, keys=_keys(self.api_keys))
-        staging = Envoy(self.home, processes, free_port(), name="envoy.stage")
+
+        def staging() -> Envoy:
+            return Envoy(self.home, processes, free_port(), name="envoy.stage")
+
         return Deployments(
             processes, envoy, self.bentos, self.ledger, self.containers, self._controller, staging
         )

@@ -54,7 +54,7 @@ class Deployments:
 
     containers      runs releases that have an image; None where there are none
     controller      runs the process that leads rollouts; None: there is none
-    staging         a router beside production, for rehearsals
+    staging         makes a router beside production, for a rehearsal
     ready_seconds   a service that is not ready by then has failed
     drain_seconds   how long requests in flight may keep an old service alive
     aside           how services are ended, which takes a while: at once, or beside other work
@@ -66,7 +66,7 @@ class Deployments:
     ledger: Ledger
     containers: Containers | None = None
     controller: Command | None = None
-    staging: Envoy | None = None
+    staging: Callable[[], Envoy] | None = None
     ready_seconds: float = 60
     drain_seconds: float = 60
     aside: Callable[[Callable[[], None]], object] = field(default=lambda work: work())
@@ -89,9 +89,10 @@ class Deployments:
         names = (f"{canary.model}.{arm}" for arm in ("stable", "canary"))
         both = [(name, each.tag, each.image) for name, each in zip(names, (stable, canary), strict=True)]
         with self.services.stage(*both) as staged, ExitStack() as undo:
-            undo.callback(self.processes.stop, self.staging.name)
+            router = self.staging()
+            undo.callback(self.processes.stop, router.name)
             to, back = (Target(e.release_id, s.port) for e, s in zip((stable, canary), staged, strict=True))
-            return rehearse(self.staging, to, back, canary.path, ask, at)
+            return rehearse(router, to, back, canary.path, ask, at)
 
     def take_over(self, release: Release) -> None:
         """Put the release into production at once. If anything fails, all is as it was before. A release that

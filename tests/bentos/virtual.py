@@ -93,7 +93,7 @@ class VirtualWorker:
         self._next()
 
     def take_back(self) -> bool:
-        return bool(self._inbox and self._inbox.pop(0))
+        return bool(self._inbox and self._inbox.pop())
 
     def close(self) -> None:
         pass

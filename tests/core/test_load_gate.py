@@ -123,6 +123,13 @@ def test_what_is_a_leak(grown_mib, descriptors, requests, outcome):
     assert judge_leak(soak(grown_mib, descriptors, requests), "tag").outcome == outcome
 
 
+def test_a_service_that_is_stuck_keeps_nothing_and_fails():
+    stuck = soak(0.0, 0, 1000)
+    steps = [replace(step, stage=replace(step.stage, errors=60)) for step in stuck.steps]
+    verdict = judge_leak(replace(stuck, steps=tuple(steps)), "tag")
+    assert verdict.outcome == "fail" and "answered 1,880 of 2,000 requests well" in verdict.why
+
+
 def test_a_soak_that_ended_early_proves_nothing():
     assert judge_leak(load(Step("soak", GOOD, IDLE, "")).candidate, "tag").outcome == "inconclusive"
 

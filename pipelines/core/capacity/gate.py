@@ -23,6 +23,8 @@ MOST_LEAKED_BYTES = 512
 """A request that keeps so much for good is a leak."""
 MOST_DESCRIPTORS = 16
 """So many more at the end than at the beginning are not connections that come and go."""
+MOST_UNANSWERED = 0.05
+"""Half of what it can do is no load to be refused at: a service that is stuck leaks nothing either."""
 
 
 def judge_plan(proposal: Proposal, subject: str) -> Verdict:
@@ -91,7 +93,7 @@ def judge_overload(load: Load, subject: str) -> Verdict:
 
 
 def judge_leak(trial: Trial, subject: str) -> Verdict:
-    """Whether memory and descriptors stayed as they were while the service was kept busy."""
+    """Whether memory and descriptors stayed as they were while the service was kept busy, and it answered."""
     steps = trial.of("soak")
     if len(steps) < 2:
         return Verdict(NO_LEAK, "inconclusive", subject, ("it was not kept busy for long enough",))
@@ -99,7 +101,10 @@ def judge_leak(trial: Trial, subject: str) -> Verdict:
     requests = sum(step.stage.requests for step in steps[1:])
     grown_mib, more = last.memory_mib - first.memory_mib, last.descriptors - first.descriptors
     leaked = grown_mib * 2**20 / max(1, requests)
-    failures = []
+    answered = sum(step.stage.planned * (1 - step.stage.error_rate) for step in steps)
+    planned, failures = sum(step.stage.planned for step in steps), []
+    if answered < (1 - MOST_UNANSWERED) * planned:
+        failures.append(f"at half of what it can do it answered {answered:,.0f} of {planned:,} requests well")
     if grown_mib > LEAST_GROWTH_MIB and leaked > MOST_LEAKED_BYTES:
         failures.append(
             f"memory grew by {grown_mib:.1f} MiB in {requests:,} requests, {leaked:,.0f} bytes each"

@@ -33,7 +33,7 @@ def limits_of(plan: Plan, max_rps: float | None = None) -> Limits:
 def standby(found: Standing, now: float) -> Release | None:
     """The former release while it is kept ready, after a rollout that its successor passed."""
     newest = found.rollouts[-1] if found.rollouts else None
-    if newest is None or newest.outcome != "promoted" or newest.canary != found.production or not found.since:
+    if newest is None or found.since is None or found.by != "promoted":
         return None
     age_seconds = now - datetime.fromisoformat(found.since).timestamp()
     return found.former if age_seconds < newest.setting.get("standby_seconds", 0) else None

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
-from pipelines.core.entries import CONCLUDES, TAKES_OVER, Entry
+from pipelines.core.entries import CONCLUDES, TAKES_OVER, Action, Entry
 from pipelines.core.release import Release
 from pipelines.core.rollout.controller import State
 from pipelines.core.rollout.plan import Plan
@@ -46,11 +46,13 @@ class Standing:
     production, since   what serves by the ledger, and from when on; None where nothing ever did
     former              what `production` took the place of, which one can go back to; None: nothing
     rollouts            all of them, oldest first
+    by                  the action by which it came into production
     last                the sequence of the model's last entry; 0 where there is none
     """
 
     production: Release | None = None
     since: str | None = None
+    by: Action | None = None
     former: Release | None = None
     rollouts: tuple[Rollout, ...] = ()
     last: int = 0
@@ -74,7 +76,7 @@ def next_standing(before: Standing, entry: Entry) -> Standing:
         return found
     if before.production and before.production.release_id == entry.release.release_id:
         return replace(found, production=entry.release)  # it serves on, on newer evidence
-    return replace(found, production=entry.release, since=entry.at, former=before.production)
+    return replace(found, production=entry.release, since=entry.at, by=entry.action, former=before.production)
 
 
 def _rollouts(before: Standing, entry: Entry) -> tuple[Rollout, ...]:
