@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipelines.core.errors import RegistryUnreachable
+from pipelines.core.evidence import check_target
 from pipelines.gateways.alias import settle
 from pipelines.gateways.journal import Journal
 from pipelines.installation import Installation
@@ -82,8 +83,12 @@ def watch_rollout(installation: Installation, model: str, console: Console) -> N
 
 def go_back(installation: Installation, model: str, why: str, console: Console) -> None:
     """End the rollout of the model, or bring the former release back, and say how long it took. Raises
-    NothingInProduction, NoWayBack, ServiceFailed."""
+    NothingInProduction, NoWayBack, ServiceFailed, and EvidenceMissing where the former release is gone or is
+    not what it was."""
     installation.deployments.aside = lambda work: None  # services are ended by the controller
+    found = installation.ledger.standing(model)
+    if found.rollout is None and found.former:
+        check_target(found.former, installation.home.root, installation.containers.digest)
     began = time.perf_counter()
     release = installation.deployments.roll_back(model, why)
     seconds = time.perf_counter() - began

@@ -34,8 +34,8 @@ class Release:
 
     @property
     def process(self) -> str:
-        """Its name among the supervised processes."""
-        return f"{self.model}-{self.release_id}"
+        """Its name among the supervised processes: another where it runs from an image."""
+        return f"{self.model}-{self.release_id}{'-image' if self.image else ''}"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""

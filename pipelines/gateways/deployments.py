@@ -131,8 +131,7 @@ class Deployments:
             undo.pop_all()
         self.apply(model)
         self._watch()
-        begun = self.ledger.standing(model).rollouts[-1]
-        return begun
+        return self.ledger.standing(model).rollouts[-1]
 
     def follow(self, model: str, number: int, seconds: float) -> Iterator[Rollout]:
         """A rollout each time that its step, its weight or its outcome changed, until it is over or `seconds`
@@ -331,7 +330,8 @@ class Deployments:
         """Whether somebody is about to begin a rollout: a canary runs, which nobody is sent to yet."""
         if route.canary is None or route.weight or route.mirrored:
             return False
-        return f"{model}-{route.canary.release_id}" in self.processes.states()
+        process = f"{model}-{route.canary.release_id}"
+        return any(name.startswith(process) for name in self.processes.states())
 
     def _superfluous(self, found: Standing) -> set[str]:
         """Services of the model that are not to run."""

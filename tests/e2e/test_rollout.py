@@ -38,9 +38,6 @@ def test_the_ledger_tells_the_course(course):
 def test_a_release_that_fails_is_taken_back_before_many_meet_it(course):
     assert 0 < course.met_harm < 100
     assert "the canary fails more often" in course.deployments.ledger.history("churn")[-1].details["why"]
-    assert not [
-        each for each in course.users.answers if each.at > course.times["over"] and each.release == "r1"
-    ]
 
 
 def test_all_users_are_back_once_it_was_said(course):

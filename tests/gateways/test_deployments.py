@@ -154,6 +154,11 @@ def test_going_back_brings_the_former_release_and_back_again(deployments):
     assert deployments.roll_back("churn", "it was not") == release("r2")
 
 
+def test_another_runtime_is_another_process():
+    assert release("r1").process == "churn-r1"
+    assert replace(release("r1"), image="churn@sha256:1").process == "churn-r1-image"
+
+
 def test_there_is_no_way_back_from_the_first_release(deployments):
     with pytest.raises(NothingInProduction):
         deployments.roll_back("churn", "why not")
