@@ -88,7 +88,7 @@ def _gather(chapter: Chapter, home: Home, ledger: Ledger, rollout: Rollout, fold
         step = next((step for step in rollout.plan.steps if step.kind == kind), None)
         log = _log(home, rollout, step) if step else None
         if log and step:
-            compare(chapter, contract, log, step, folder)
+            compare(chapter, contract, log, step, rollout, folder)
 
 
 def _log(home: Home, rollout: Rollout, step: Step) -> PairedLog | None:
@@ -102,18 +102,23 @@ def _log(home: Home, rollout: Rollout, step: Step) -> PairedLog | None:
     return PairedLog(folder, rollout.stable.release_id, rollout.canary.release_id, between)
 
 
-def _agreement(chapter: Chapter, contract: Contract, log: PairedLog, step: Step, folder: Path) -> None:
+def _agreement(
+    chapter: Chapter, contract: Contract, log: PairedLog, step: Step, rollout: Rollout, folder: Path
+) -> None:
     output = chapter.spec.gate.output or contract.outputs[0].name
     log.with_inputs(agreement(log.pairs(output), same(chapter.spec.gate, contract, output))).save(folder)
 
 
-def _experiment(chapter: Chapter, contract: Contract, log: PairedLog, step: Step, folder: Path) -> None:
+def _experiment(
+    chapter: Chapter, contract: Contract, log: PairedLog, step: Step, rollout: Rollout, folder: Path
+) -> None:
     """Of an output that is one number; other outputs have no mean."""
     output = chapter.spec.gate.output or contract.outputs[0].name
     field = next(each for each in contract.outputs if each.name == output)
     if len(field.shape) == 1 and field.categories is None:
         users = log.users(f"output_{output}", stratum=chapter.spec.rollout.stratify_by)
-        stratified(users, f"mean {output}", step.weight, chapter.spec.rollout.alpha).save(folder)
+        needed, alpha = rollout.setting.get("needed_users"), chapter.spec.rollout.alpha
+        stratified(users, f"mean {output}", step.weight, alpha, needed).save(folder)
 
 
 def same(gate: GateSpec, contract: Contract, output: str) -> Same:

@@ -11,16 +11,18 @@ import dagster as dg
 
 from bentos.engines.engine import PROVIDERS, Engine
 from bentos.manifest import MODEL_FILE, Manifest
-from pipelines.assets.common import Chapter, verdict_check
+from pipelines.assets.common import Chapter, plain, verdict_check
 from pipelines.assets.drill import runs_from
 from pipelines.core.evidence import verify
 from pipelines.core.gathering import gather
 from pipelines.core.home import Home
 from pipelines.core.release import Release
 from pipelines.core.rollout.answers import answers_of
+from pipelines.core.rollout.experiment import users_watched
 from pipelines.core.rollout.plan import Plan
 from pipelines.core.rollout.standing import Rollout
 from pipelines.core.rows import read_rows, sample, to_tensors
+from pipelines.core.spec import RolloutSpec
 from pipelines.core.texts import tokenizer_of
 from pipelines.core.verdict import Verdict
 from pipelines.gateways.alias import settle
@@ -82,6 +84,8 @@ def _deployment(chapter: Chapter) -> dg.AssetsDefinition:
         else:
             begun = next(one for one in ledger.standing(spec.name).rollouts if one.number == int(number))
         if begun is not None:
+            if needed := begun.setting.get("needed_users"):
+                context.log.info(f"the A/B takes {needed:,} users to show what its metrics must not lose")
             for now in deployments.follow(spec.name, begun.number, spec.rollout.follow_seconds):
                 _tell(context, now)
                 begun = now
@@ -100,6 +104,7 @@ def _deployment(chapter: Chapter) -> dg.AssetsDefinition:
                 "release_id": release.release_id,
                 "rung": release.rung,
                 "rollout": verdict.why,
+                **plain({"needed_users": begun.setting.get("needed_users") if begun else None}),
                 **{name: why for name, why in release.evidence.items() if isinstance(why, str)},
             },
             data_version=dg.DataVersion(f"{release.release_id} {verdict.outcome}"),
@@ -133,6 +138,8 @@ def _setting(chapter: Chapter, home: Home, release: Release, plan: Plan) -> Mapp
     spec = chapter.spec.rollout
     setting: dict[str, Any] = {"standby_seconds": spec.standby_seconds}
     setting["metrics"] = [metric.source() for metric in spec.metrics]
+    if any(step.kind == "ab" for step in plan.steps):
+        setting["needed_users"] = _needed_users(spec, plan)
     if spec.max_prediction_distance is not None:
         artifact = home.root / release.artifact
         manifest = Manifest.load(chapter.of_version(home, "bento", release.version))
@@ -142,6 +149,20 @@ def _setting(chapter: Chapter, home: Home, release: Release, plan: Plan) -> Mapp
         outputs = engine.run(to_tensors(manifest.contract, rows, "holdout", tokenizer))
         setting["answers"] = answers_of(manifest.contract, outputs).to_dict()
     return setting
+
+
+def _needed_users(spec: RolloutSpec, plan: Plan) -> int | None:
+    """How many users an A/B takes to show that a metric got worse by its margin, whatever its values are
+    between their limits; None where no metric has both."""
+    weight = next(step.weight for step in plan.steps if step.kind == "ab")
+    return max(
+        (
+            users_watched((each.between[1] - each.between[0]) / 2, each.margin, weight, plan.alpha_of_step)
+            for each in spec.metrics
+            if each.between and each.margin
+        ),
+        default=None,
+    )
 
 
 def _tell(context: dg.AssetExecutionContext, rollout: Rollout) -> None:

@@ -4,11 +4,12 @@ import dagster as dg
 import pytest
 
 from pipelines.assets.common import Chapter
-from pipelines.assets.rollout import ROLLOUT_TAG
+from pipelines.assets.rollout import ROLLOUT_TAG, _needed_users
 from pipelines.components import ServedModel
 from pipelines.components.rollout_sensor import rollout_sensor
 from pipelines.core.rollout.answers import Answers
 from pipelines.core.rollout.plan import Plan
+from pipelines.core.spec import MetricSpec, RolloutSpec
 from tests.assets.world import World
 
 OTHER = (0.5, 1.5, -1.01)
@@ -76,6 +77,15 @@ def test_one_that_did_harm_fails_its_check_and_changes_nothing(tried):
         "rolled_out"
     )
     assert outcome.checks["healthy"].passed and tried.serving == "2"
+
+
+def test_an_experiment_says_beforehand_how_many_users_it_takes():
+    metric = {"name": "late", "better": "lower", "margin": 0.02, "between": [0, 1], "sql": "SELECT 1"}
+    spec = RolloutSpec(strategy=["ab"], metrics=[MetricSpec(**metric)])
+    wide = RolloutSpec(strategy=["ab"], metrics=[MetricSpec(**{**metric, "margin": 0.04})])
+    needed, fewer = (_needed_users(each, plan) for each in (spec, wide) if (plan := each.plan()))
+    assert 20_000 < needed < 100_000 and 3 < needed / fewer < 5
+    assert _needed_users(RolloutSpec(strategy=["ab"]), spec.plan()) is None
 
 
 def test_full_alone_takes_over_at_once(tried):
