@@ -139,7 +139,8 @@ def main() -> None:
         if began - tidied > TIDY_SECONDS:
             tidied = began
             deployments.router.rotate(LOG_BYTES, KEPT_LOG_BYTES)
-        time.sleep(max(0.0, LOOK_SECONDS - (time.monotonic() - began)))
+        left_seconds = LOOK_SECONDS - (time.monotonic() - began)
+        time.sleep(max(0.0, left_seconds))  # logs grow by themselves and tell nobody
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -202,9 +201,7 @@ def verified_release(
     compared = stable.version if stable else None
     verify(dossier, home.root, containers.digest, compared, serving.former if again else stable)
     dossier.save(chapter.of_version(home, "dossier", version))
-    release, bento = dossier.judged(), chapter.of_version(home, "bento", version)
-    beside = dict(Manifest.load(bento).files)  # what the model can't be asked without, such as a tokenizer
-    return replace(release, evidence={**release.evidence, "files": beside})
+    return dossier.judged()
 
 
 def _healthy(chapter: Chapter) -> dg.AssetChecksDefinition:

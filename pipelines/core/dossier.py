@@ -112,11 +112,18 @@ class Dossier:
         return cls(**{**found, "release": release, "exhibits": exhibits, "verdicts": verdicts})
 
     def judged(self) -> Release:
-        """The release, with what the ledger has to keep of this: its digest, and what is served."""
+        """The release, with what the ledger has to keep of this: its digest, what is served, and the digests
+        of what the model can't be asked without, such as a tokenizer."""
         served = [asdict(self.exhibits[name]) for name in SERVED if name in self.exhibits]
         whys = {each.verdict.gate: each.verdict.why for each in self.verdicts}
         model = self.sha256(f"release_model/{MODEL_FILE}")
-        evidence = {"dossier": self.digest, "model_sha256": model, "served": served, **whys}
+        evidence = {
+            **self.release.evidence,
+            "dossier": self.digest,
+            "model_sha256": model,
+            "served": served,
+            **whys,
+        }
         return replace(self.release, evidence=evidence)
 
 

@@ -53,7 +53,7 @@ def gather(
         artifact = (folder / "release_model").relative_to(home.root).as_posix()
         release = Release(
             model, version, manifest.release_id, manifest.rung, bento["tag"], path, artifact,
-            registered=registered, limits=limits_of(manifest.plan, max_rps),
+            {"files": dict(manifest.files)}, registered=registered, limits=limits_of(manifest.plan, max_rps),
         )  # fmt: skip
         packed = Exhibit(f"packed/{MODEL_FILE}", below(home.root, Path(bento["model"])), manifest.sha256)
         late = [name for name in LATE if (folder / name).exists() and name != "image"]

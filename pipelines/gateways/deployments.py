@@ -31,9 +31,10 @@ from pipelines.core.rollout.standing import Rollout, Standing
 from pipelines.gateways.bento_store import BentoStore
 from pipelines.gateways.containers import Containers
 from pipelines.gateways.drill import Ask, rehearse
-from pipelines.gateways.envoy import Envoy, Router
+from pipelines.gateways.envoy import Envoy
 from pipelines.gateways.ledger import Ledger
 from pipelines.gateways.processes import Command, Processes
+from pipelines.gateways.router import Router
 from pipelines.gateways.services import ALIVE, Services, Staged
 
 CONTROLLER = "controller"

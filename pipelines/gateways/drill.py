@@ -11,8 +11,8 @@ from itertools import count
 
 from pipelines.core.rollout.rehearsal import Drill
 from pipelines.core.rollout.routes import Route, Target
-from pipelines.gateways.envoy import Router
 from pipelines.gateways.payloads import Payloads
+from pipelines.gateways.router import Router
 
 CLIENTS, PAUSE_SECONDS, USERS = 4, 0.1, 64
 """Up to 40 requests a second."""

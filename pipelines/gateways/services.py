@@ -23,15 +23,12 @@ ALIVE = ("STARTING", "RUNNING")
 
 @dataclass(frozen=True)
 class Staged:
-    """A service apart from production: its port, and what its processes use. That raises ServiceFailed once
-    they are gone."""
+    """A service apart from production: its base URL and port, and what its processes use. That raises
+    ServiceFailed once they are gone."""
 
+    url: str
     port: int
     usage: Callable[[], Usage]
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
 
 @dataclass
@@ -54,7 +51,10 @@ class Services:
                 self.processes.start(process, self._command(process, tag, image, port, logged=False))
             for process, port in ports.items():
                 self._wait_until_ready(process, port)
-            yield [Staged(port, partial(self.processes.usage, process)) for process, port in ports.items()]
+            yield [
+                Staged(f"http://127.0.0.1:{port}", port, partial(self.processes.usage, process))
+                for process, port in ports.items()
+            ]
 
     def start(self, release: Release) -> Callable[[], Target]:
         """Start the service of a release at a free port. What is returned waits until it is ready, and raises

@@ -18,18 +18,6 @@ from pipelines.gateways.ledger import Ledger
 from pipelines.gateways.services import Staged
 
 
-class FakeStaged(Staged):
-    """Is at fake://TAG, and uses nothing."""
-
-    def __init__(self, tag: str) -> None:
-        super().__init__(0, lambda: Usage(0.0, 0, 0))
-        object.__setattr__(self, "tag", tag)
-
-    @property
-    def url(self) -> str:
-        return f"fake://{vars(self)['tag']}"
-
-
 class FakeDeployments(Deployments):
     """`staged` lists the tags that were staged, `routes` says which release answers at which path. A rollout
     that begins ends with `outcome`; None: it goes on. `rehearsed` are the release ids of drills."""
@@ -44,7 +32,7 @@ class FakeDeployments(Deployments):
     @contextmanager
     def stage(self, name: str, tag: str) -> Iterator[Staged]:
         self.staged.append(tag)
-        yield FakeStaged(tag)
+        yield Staged(f"fake://{tag}", 0, lambda: Usage(0.0, 0, 0))
 
     def rehearse(self, stable: Release, canary: Release, ask: Ask, at: str) -> Drill:
         self.rehearsed.append((stable.release_id, canary.release_id))
