@@ -16,17 +16,17 @@ WATCH = Watch("churn", "canary", "churn/17/0", Target("v3", 3001), Target("v4", 
 
 def line(**others) -> dict:
     given = {"arm": "canary", "release": "v4", "status": 200, "flags": "-", "us": 1500, "attempts": 1}
-    return {**given, "method": "POST", "forced": None, **others}
+    return {**given, "at": "1000.25", "method": "POST", "forced": None, **others}
 
 
-SUCCESS, FAILURE, NOTHING = ("canary", False), ("canary", True), None
+SUCCESS, FAILURE, NOTHING = ("canary", "succeeded"), ("canary", "failed"), None
 
 
 @pytest.mark.parametrize(
     ("others", "said"),
     [
         ({}, SUCCESS),
-        ({"arm": "stable", "release": "v3"}, ("stable", False)),
+        ({"arm": "stable", "release": "v3"}, ("stable", "succeeded")),
         ({"status": 500}, FAILURE),
         ({"status": 504}, FAILURE),
         ({"status": 429}, FAILURE),
@@ -47,10 +47,10 @@ SUCCESS, FAILURE, NOTHING = ("canary", False), ("canary", True), None
         ({"forced": "canary"}, NOTHING),
         ({"arm": None, "release": None, "status": 404}, NOTHING),
         # others stood in
-        ({"release": "v3", "attempts": 2}, FAILURE),
-        ({"release": "v3", "attempts": 2, "status": 400}, FAILURE),
+        ({"release": "v3", "attempts": 2}, ("canary", "broke_off")),
+        ({"release": "v3", "attempts": 2, "status": 400}, ("canary", "broke_off")),
         ({"release": "v3"}, NOTHING),
-        ({"arm": "stable", "attempts": 2}, ("stable", True)),
+        ({"arm": "stable", "attempts": 2}, ("stable", "broke_off")),
         ({"arm": "stable"}, NOTHING),
         ({"release": "v2", "attempts": 2}, NOTHING),
         ({"attempts": 2}, SUCCESS),
@@ -72,6 +72,38 @@ def test_latencies_are_of_successes_by_ascending_ends():
     assert (counts[0], counts[1], counts[-2], counts[-1]) == (2, 3, 5, 6)
     assert dict(arm.latencies)[min(end for end in ends if end >= 1.5)] == 4
     assert tallies["stable"].arm().requests == 0
+
+
+def counted(*lines: dict, one_by_one: bool = False) -> tuple[int, int]:
+    """Requests and errors of the canary, by its tally."""
+    tallies: dict[ArmName, Tally] = {"stable": Tally(), "canary": Tally()}
+    for piece in ([each] for each in lines) if one_by_one else [lines]:
+        count(piece, RELEASES, tallies)
+    arm = tallies["canary"].arm()
+    return arm.requests, arm.errors
+
+
+def broke_off(at: float) -> dict:
+    return line(release="v3", attempts=2, at=str(at))
+
+
+def test_requests_that_broke_off_together_are_one_failure():
+    dying = [line(), *(broke_off(at) for at in (10, 9.5, 8, 11.9)), line(at="15"), line(at="16")]
+    assert counted(*dying) == (4, 1)
+    assert counted(*dying, one_by_one=True) == (4, 1), "in whatever pieces the log is read"
+    others = [line(arm="stable", release="v3"), line(status=400), line(status=500)]
+    assert counted(broke_off(10), others[0], broke_off(10.1), others[1], broke_off(10.2)) == (1, 1)
+    assert counted(broke_off(10), others[2], broke_off(10.1)) == (2, 2)
+
+
+def test_what_breaks_off_again_and_again_is_counted_again():
+    assert counted(broke_off(10), line(at="10.1"), broke_off(10.2)) == (3, 2), "it had answered meanwhile"
+    assert counted(*(broke_off(10 + at / 10) for at in range(100))) == (5, 5), "it never comes back"
+
+
+def test_what_was_answered_with_an_error_is_counted_each_time():
+    refused = line(release=None, status=503, flags="UF", attempts=3)
+    assert counted(*[line(status=500)] * 7) == counted(*[refused] * 7) == (7, 7)
 
 
 def test_an_arm_only_grows_and_one_without_answers_has_no_predictions():
