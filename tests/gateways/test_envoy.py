@@ -13,36 +13,9 @@ from pipelines.core.rollout.routes import Limits, Route, Target
 from pipelines.gateways.envoy import Envoy
 from tests.fakes.envoy import FakeRouter
 from tests.fakes.processes import FakeProcesses
-from tests.gateways.envoy_client import Client, answer, free_port, serve, until
+from tests.gateways.envoy_client import Client, answer, free_port, until
 
 NOBODY = Target("nobody", 70000)  # no such port
-
-
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory):
-    made = FakeProcesses(tmp_path_factory.mktemp("logs"))
-    yield made
-    made.shutdown()
-
-
-@pytest.fixture(scope="module")
-def pair(processes):
-    return serve(processes, "r1", "r2")
-
-
-@pytest.fixture(scope="module")
-def shared(processes, tmp_path_factory):
-    made = Envoy(Home(tmp_path_factory.mktemp("home")), processes, free_port())
-    made.ensure()
-    return made
-
-
-@pytest.fixture
-def envoy(shared):
-    """Without routes."""
-    shared.answer_seconds = 10
-    shared.route(dict.fromkeys(shared.routes()))
-    return shared
 
 
 @pytest.fixture(params=["fake", pytest.param("envoy", marks=pytest.mark.e2e)])
@@ -61,7 +34,7 @@ def test_router_sends_requests_to_its_target(router, pair):
     assert router.routes() == {}
     router.route({"/": Route(pair[0])})
     assert router.routes() == {"/": Route(pair[0])}
-    assert told(f"{router.address}/predict") == (200, "r1", "/predict")
+    assert told(f"{router.address}/predict") == (200, "old", "/predict")
     assert router.healthy(pair[0])
     assert router.in_flight(pair[0]) == 0
 
@@ -85,7 +58,7 @@ def test_target_that_does_not_answer_leaves_the_routes(router, pair):
             router.route({"/": tried})
     assert router.routes() == {"/": route}
     assert not router.healthy(dead)
-    assert told(f"{router.address}/predict") == (200, "r1", "/predict")
+    assert told(f"{router.address}/predict") == (200, "old", "/predict")
 
 
 @pytest.mark.e2e
@@ -93,11 +66,11 @@ def test_longest_prefix_wins_and_is_cut_off(envoy, pair):
     one, two = map(Route, pair)
     envoy.route({"/": one, "/churn": two, "/churn/delay": one})
     expected = {
-        "/predict": ("r1", "/predict"),
-        "/churn": ("r2", "/"),
-        "/churn/predict": ("r2", "/predict"),
-        "/churn/delay/v2/models": ("r1", "/v2/models"),
-        "/churning": ("r1", "/churning"),
+        "/predict": ("old", "/predict"),
+        "/churn": ("new", "/"),
+        "/churn/predict": ("new", "/predict"),
+        "/churn/delay/v2/models": ("old", "/v2/models"),
+        "/churning": ("old", "/churning"),
     }
     assert {path: told(envoy.address + path)[1:] for path in expected} == expected
 
@@ -124,9 +97,9 @@ def test_refused_clusters_keep_the_old_routes(envoy, pair):
     with pytest.raises(ServiceFailed, match=r"refused the clusters.*PortValue"):
         envoy.route({"/": Route(NOBODY)})
     assert {file: file.read_text() for file in envoy.files.paths.values()} == files
-    assert told(f"{envoy.address}/predict") == (200, "r1", "/predict")
+    assert told(f"{envoy.address}/predict") == (200, "old", "/predict")
     envoy.route({"/churn": route})
-    assert told(f"{envoy.address}/churn/predict") == (200, "r1", "/predict")
+    assert told(f"{envoy.address}/churn/predict") == (200, "old", "/predict")
 
 
 @pytest.mark.e2e
@@ -136,7 +109,7 @@ def test_refused_routes_keep_the_old_ones(envoy, pair):
     with pytest.raises(ServiceFailed, match="refused the routes"):
         envoy.route({"/": Route(pair[1], limits=Limits(answer_seconds=-1))})
     assert envoy.routes() == {"/": route}
-    assert told(f"{envoy.address}/predict") == (200, "r1", "/predict")
+    assert told(f"{envoy.address}/predict") == (200, "old", "/predict")
 
 
 @pytest.mark.e2e
@@ -148,10 +121,10 @@ def test_request_in_flight_is_counted_and_goes_on(envoy, pair):
     slow.start()
     until(lambda: envoy.in_flight(first) == 1)
     envoy.route({"/": Route(second)})
-    assert told(f"{envoy.address}/predict")[1] == "r2"
+    assert told(f"{envoy.address}/predict")[1] == "new"
     assert envoy.in_flight(first) == 1
     slow.join()
-    assert answers == [(200, "r1", "/slow")]
+    assert answers == [(200, "old", "/slow")]
     assert envoy.in_flight(first) == 0
     envoy.route({})
     assert {host.port for hosts in envoy.admin.hosts().values() for host in hosts} == {second.port}
@@ -174,7 +147,7 @@ def test_processes_that_route_at_once_lose_nothing(envoy, pair):
     assert [process.wait() for process in running] == [0, 0]
     paths = {f"/{name}{each}" for name in "ab" for each in range(4)}
     assert set(envoy.routes()) == paths
-    assert {told(envoy.address + path)[1] for path in paths} == {"r1"}
+    assert {told(envoy.address + path)[1] for path in paths} == {"old"}
 
 
 @pytest.mark.e2e
@@ -183,7 +156,7 @@ def test_a_change_that_was_cut_short_is_undone_by_the_next(envoy, pair):
     envoy.files.write_routes({}, {})
     until(lambda: told(envoy.address)[0] == 404)
     envoy.ensure()
-    assert told(envoy.address)[1] == "r1"
+    assert told(envoy.address)[1] == "old"
 
 
 @pytest.mark.e2e
@@ -193,14 +166,14 @@ def test_settings_that_are_refused_leave_what_serves(envoy, pair, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(ServiceFailed, match="envoy refuses its settings"):
         patch.setattr("pipelines.gateways.envoy_config.HEADERS_SECONDS", -1)
         moved.ensure()
-    assert told(envoy.address)[1] == "r1"
+    assert told(envoy.address)[1] == "old"
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         moved = Envoy(Home(envoy.folder.parents[1]), envoy.processes, other.getsockname()[1])
         with pytest.raises(PortTaken):
             moved.ensure()
-    assert told(envoy.address)[1] == "r1"
+    assert told(envoy.address)[1] == "old"
     envoy.ensure()
 
 
@@ -225,7 +198,7 @@ def test_restart_goes_on_with_the_last_routes(envoy, processes, pair):
     with pytest.raises(ServiceFailed, match="envoy does not answer"):
         envoy.route({})
     envoy.ensure()
-    assert told(f"{envoy.address}/predict") == (200, "r2", "/predict")
+    assert told(f"{envoy.address}/predict") == (200, "new", "/predict")
     pid = processes.children["envoy"].pid
     envoy.ensure()
     assert processes.children["envoy"].pid == pid
@@ -239,7 +212,7 @@ def test_two_routers_are_beside_each_other_and_one_can_move(envoy, tmp_path, pro
     rehearsal.route({"/": Route(pair[1])})
     moved = Envoy(Home(tmp_path), processes, free_port(), name="rehearsal")
     moved.ensure()
-    assert told(f"{envoy.address}/predict")[1] == "r1"
-    assert told(f"{moved.address}/predict")[1] == "r2"
+    assert told(f"{envoy.address}/predict")[1] == "old"
+    assert told(f"{moved.address}/predict")[1] == "new"
     assert answer(f"{rehearsal.address}/predict") is None
     processes.stop("rehearsal")

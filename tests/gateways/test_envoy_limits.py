@@ -12,22 +12,9 @@ from pipelines.core.home import Home
 from pipelines.core.rollout.routes import Limits, Route
 from pipelines.gateways import access_log, envoy_config
 from pipelines.gateways.envoy import Envoy
-from tests.fakes.processes import FakeProcesses
-from tests.gateways.envoy_client import Client, answer, free_port, serve, until
+from tests.gateways.envoy_client import Client, answer, free_port, until
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory):
-    made = FakeProcesses(tmp_path_factory.mktemp("logs"))
-    yield made
-    made.shutdown()
-
-
-@pytest.fixture(scope="module")
-def pair(processes):
-    return serve(processes, "old", "new")
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +27,6 @@ def shared(processes, tmp_path_factory):
         made = Envoy(Home(tmp_path_factory.mktemp("home")), processes, free_port())
         made.ensure()
         yield made
-
-
-@pytest.fixture
-def envoy(shared):
-    """Without routes or keys."""
-    shared.keys = {}
-    shared.ensure()
-    shared.route(dict.fromkeys(shared.routes()))
-    return shared
 
 
 def route(pair, **limits) -> Route:

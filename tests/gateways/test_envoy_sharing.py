@@ -9,32 +9,12 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines.core.home import Home
 from pipelines.core.rollout.routes import Limits, Route
 from pipelines.gateways.envoy import Envoy
 from tests.fakes.processes import FakeProcesses
-from tests.gateways.envoy_client import Client, answer, free_port, launch, load, seen, serve, until
+from tests.gateways.envoy_client import Client, answer, launch, load, seen, serve, until
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory):
-    made = FakeProcesses(tmp_path_factory.mktemp("logs"))
-    yield made
-    made.shutdown()
-
-
-@pytest.fixture(scope="module")
-def pair(processes):
-    return serve(processes, "old", "new")
-
-
-@pytest.fixture(scope="module")
-def envoy(processes, tmp_path_factory):
-    made = Envoy(Home(tmp_path_factory.mktemp("home")), processes, free_port())
-    made.ensure()
-    return made
 
 
 def releases(envoy: Envoy, users: range, **headers: str) -> dict[int, str]:

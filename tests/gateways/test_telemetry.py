@@ -31,7 +31,6 @@ from pipelines.gateways.measuring import LATE_SECONDS
 from pipelines.gateways.service_counts import EVERY_SECONDS
 from pipelines.gateways.telemetry import LogTelemetry, Telemetry
 from tests.bentos.tiny import CONTRACT, ROW
-from tests.fakes.processes import FakeProcesses
 from tests.fakes.telemetry import FakeTelemetry
 from tests.gateways.envoy_client import Client, free_port, serve, until
 
@@ -139,13 +138,6 @@ def test_the_router_s_clusters_say_for_whom_a_request_was_meant():
     route = Route(Target("v3-0a", 1), Target("v4-1b", 2), weight=0.5)
     meant = {logged_requests._meant({"cluster": name}) for name in envoy_clusters.clusters({"/tiny": route})}
     assert meant == {"v3-0a", "v4-1b"} and logged_requests._meant({"cluster": None}) == ""
-
-
-@pytest.fixture
-def processes(tmp_path):
-    made = FakeProcesses(tmp_path / "logs")
-    yield made
-    made.shutdown()
 
 
 @pytest.mark.e2e
