@@ -17,8 +17,8 @@ from pipelines.core.gathering import gather
 from pipelines.core.home import Home
 from pipelines.core.release import Release
 from pipelines.core.rollout.answers import answers_of
-from pipelines.core.rollout.experiment import users_watched
 from pipelines.core.rollout.plan import Plan
+from pipelines.core.rollout.sample_size import users_watched
 from pipelines.core.rollout.standing import Rollout
 from pipelines.core.rows import read_rows, sample, to_tensors
 from pipelines.core.spec import RolloutSpec

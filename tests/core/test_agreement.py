@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.core.errors import SettingsInvalid
 from pipelines.core.rollout.agreement import Agreement, Same, agreement
-from pipelines.core.rollout.split import users_for_rates
+from pipelines.core.rollout.sample_size import users_for_rates
 
 SIDE = Same("probability", 0.5)
 

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from pipelines.core.errors import SettingsInvalid
-from pipelines.core.rollout.experiment import baseline, users_to_show, users_to_show_mean, users_watched
-from pipelines.core.rollout.split import users_for_means, users_for_rates
+from pipelines.core.rollout.sample_size import users_for_means, users_watched
 from pipelines.core.rollout.stratified import OTHERS, Analysis, stratified
 
 MEANS = {"a": 0.0, "b": 2.0, "c": 5.0, "d": 9.0}
@@ -77,23 +76,8 @@ def test_what_can_not_be_analysed_is_refused():
         stratified(users(0, 10), "spend", 1.0)
 
 
-def test_strata_save_users_before_the_start():
-    before = baseline(users(5, 5000))
-    assert before.deviation > 2 * before.within == pytest.approx(2.0, rel=0.05)
-    assert users_for_means(before.within, 0.1) < users_for_means(before.deviation, 0.1) / 4
-    with pytest.raises(SettingsInvalid, match="two users"):
-        baseline(users(0, 1))
-
-
 def test_an_interval_that_is_watched_takes_more_users():
     once, watched = users_for_means(1, 0.1), users_watched(1, 0.1)
     assert once < watched < 4 * once
     found = [stratified(users(s, watched, effect=0.1), "spend").overall.low > 0 for s in range(10)]
     assert np.mean(found) > 0.6
-
-
-def test_the_largest_possible_effect_is_the_disagreement():
-    assert users_to_show(0.04, 0.5) == users_for_rates(0.5, 0.04)
-    assert users_to_show(0.04, 0.02) == users_for_rates(0.02, 0.04)
-    assert users_to_show(0.0, 0.5) is None and users_to_show_mean(0.0, 3, 1) is None
-    assert users_to_show_mean(0.1, 3, 5) == users_for_means(3, 0.5)

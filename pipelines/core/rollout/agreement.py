@@ -16,7 +16,7 @@ import pandas as pd
 
 from pipelines.core.errors import SettingsInvalid
 from pipelines.core.evaluate import as_columns, decisions
-from pipelines.core.rollout.experiment import users_to_show
+from pipelines.core.rollout.sample_size import users_to_show
 from pipelines.core.rollout.sequential import rate
 from pipelines.core.rollout.tally import Estimate, Tally
 

@@ -1,6 +1,6 @@
 """How far the mean of a metric of labels or of the business is moved."""
 
-import numpy as np
+import math
 
 from pipelines.core.rollout.observation import Moments
 from pipelines.core.rollout.sequential import Bounds, difference
@@ -14,17 +14,23 @@ ROUNDING = 1e-12
 
 
 def mean_difference(stable: Moments, canary: Moments, alpha: float) -> Bounds:
-    """The canary's mean minus stable's, of values without known limits; for MIN_VALUES an arm and more.
-
-    Asymptotic confidence sequence, one side at a time: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas,
-    "Time-uniform central limit theory and asymptotic confidence sequences" (2024). The larger variance of the
-    two counts for both: an arm whose few values were alike by chance has not shown that it varies less."""
+    """The canary's mean minus stable's, of values without known limits; for MIN_VALUES an arm and more. The
+    larger variance of the two counts for both: an arm whose few values were alike by chance has not shown
+    that it varies less."""
     values = 1 / (1 / stable.count + 1 / canary.count)
-    spread = np.sqrt(max(_variance(stable), _variance(canary)))
+    spread = math.sqrt(max(_variance(stable), _variance(canary)))
     moved = canary.total / canary.count - stable.total / stable.count
-    tuned = values * (np.log(1 / alpha**2) + np.log(1 + np.log(1 / alpha**2))) / SHARPEST_AT
-    reach = np.sqrt(2 * (tuned + 1) / (tuned * values) * np.log(1 + np.sqrt(tuned + 1) / (2 * alpha)))
-    return Bounds(float(moved - spread * reach), float(moved + spread * reach))
+    off = spread * reach(values, alpha)
+    return Bounds(float(moved - off), float(moved + off))
+
+
+def reach(values: float, alpha: float) -> float:
+    """How far a bound that may be watched lies from a mean, in standard deviations of one value.
+
+    One side of the asymptotic confidence sequence: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas,
+    "Time-uniform central limit theory and asymptotic confidence sequences" (2024)."""
+    tuned = values * (math.log(1 / alpha**2) + math.log(1 + math.log(1 / alpha**2))) / SHARPEST_AT
+    return math.sqrt(2 * (tuned + 1) / (tuned * values) * math.log(1 + math.sqrt(tuned + 1) / (2 * alpha)))
 
 
 def mean_difference_within(

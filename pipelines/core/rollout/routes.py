@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pipelines.core.rollout.observation import ArmName
-
 
 @dataclass(frozen=True)
 class Limits:
@@ -56,12 +54,6 @@ class Route:
     @property
     def targets(self) -> frozenset[Target]:
         return frozenset(each for each in (self.stable, self.canary, self.standby) if each)
-
-    def arm(self, release_id: str) -> ArmName | None:
-        """Whose answers those of a release are."""
-        if release_id == self.stable.release_id:
-            return "stable"
-        return "canary" if self.canary and release_id == self.canary.release_id else None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""

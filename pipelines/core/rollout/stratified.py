@@ -19,8 +19,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines.core.errors import SettingsInvalid
-from pipelines.core.rollout.experiment import reach
-from pipelines.core.rollout.means import MIN_VALUES
+from pipelines.core.rollout.means import MIN_VALUES, reach
 from pipelines.core.rollout.sequential import rate
 from pipelines.core.rollout.tally import Estimate
 

@@ -1,32 +1,16 @@
-"""Which release a user belongs to in an experiment, and how many users an experiment takes.
+"""How many users an experiment takes, before it starts.
 
-Kohavi, Tang and Xu, "Trustworthy Online Controlled Experiments" (2020), chapters 14 (users, not requests, are
-assigned), 17 (sample sizes) and 21 (the split is tested). Envoy routes users by a hash of its own; this one
-is for analysis, for tests and for choosing what a shadow mirrors.
+Users are counted, not requests, since users are assigned to an arm: Kohavi, Tang and Xu, "Trustworthy Online
+Controlled Experiments" (2020), chapters 14 and 17.
 """
 
-import hmac
 import math
 from statistics import NormalDist
 
 from pipelines.core.errors import SettingsInvalid
-from pipelines.core.rollout.observation import ArmName
+from pipelines.core.rollout.means import MIN_VALUES, reach
 
-BITS = 53
-"""As many as a float in [0, 1) has."""
-
-
-def place(user: str, salt: str) -> float:
-    """Where a user stands in [0, 1): always there under one salt, and independently of it under another, so
-    that the users of one experiment are spread evenly over the arms of the next."""
-    digest = hmac.digest(salt.encode(), user.encode(errors="surrogatepass"), "sha256")
-    return (int.from_bytes(digest[:8], "big") >> (64 - BITS)) / 2**BITS
-
-
-def arm_of(user: str, salt: str, weight: float) -> ArmName:
-    """The arm of a user while the canary has `weight` of all. As the weight rises, users join the canary and
-    none leaves it."""
-    return "canary" if place(user, salt) < weight else "stable"
+MOST_USERS = 10**12
 
 
 def users_for_rates(
@@ -53,6 +37,41 @@ def users_for_means(
     arm is the rule. Raises SettingsInvalid."""
     _require(0 < deviation < math.inf, "deviation", deviation, "write a standard deviation above 0")
     return _users(deviation**2, deviation**2, change, weight, alpha, power)
+
+
+def users_watched(
+    deviation: float, change: float, weight: float = 0.5, alpha: float = 0.05, power: float = 0.8
+) -> int:
+    """Like `users_for_means`, for an interval that is watched: so many that it leaves out zero, by then, with
+    probability `power`. Of a rate, the deviation is √(rate · (1 - rate)). Raises SettingsInvalid."""
+    users_for_means(deviation, change, weight, alpha, power)  # refuses what makes no sense
+    certainty, both = NormalDist().inv_cdf(power), weight * (1 - weight)
+
+    def shows(users: int) -> bool:
+        values = users * both
+        return (reach(values, alpha / 2) + certainty / math.sqrt(values)) * deviation <= abs(change)
+
+    fewest, most = math.ceil(MIN_VALUES / min(weight, 1 - weight)), MOST_USERS
+    while fewest < most:
+        middle = (fewest + most) // 2
+        fewest, most = (fewest, middle) if shows(middle) else (middle + 1, most)
+    return fewest
+
+
+def users_to_show(
+    disagreement: float, rate: float, weight: float = 0.5, alpha: float = 0.05, power: float = 0.8
+) -> int | None:
+    """Users that an A/B takes to show the largest effect that is possible on a rate of outcomes, such as 0.1,
+    where decisions differ in a share of requests; None where none do.
+
+    The bound: where both decide alike, the outcome can't depend on which of them was asked, so the rate
+    changes by at most the disagreement. A smaller effect takes more users."""
+    changes = [min(disagreement, 1 - rate), -min(disagreement, rate)]
+    largest = max(abs(change) for change in changes)
+    if largest <= 0:
+        return None
+    possible = [change for change in changes if abs(change) == largest]
+    return max(users_for_rates(rate, change, weight, alpha, power) for change in possible)
 
 
 def _users(stable: float, canary: float, change: float, weight: float, alpha: float, power: float) -> int:

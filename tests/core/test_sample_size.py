@@ -1,46 +1,10 @@
-"""Which arm a user is in, and how many users an experiment takes."""
+"""How many users an experiment takes."""
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipelines.core.errors import SettingsInvalid
-from pipelines.core.rollout.split import arm_of, place, users_for_means, users_for_rates
-
-USERS = [f"user-{number}" for number in range(20_000)]
-
-
-def test_a_user_stays_in_place():
-    assert place("user-1", "a") == place("user-1", "a") != place("user-1", "b")
-    assert place("1", "2") != place("2", "1") and place("", "12") != place("2", "1")
-
-
-@given(st.text(), st.text())
-def test_all_users_have_a_place(user, salt):
-    assert 0 <= place(user, salt) < 1
-
-
-@given(st.text(), st.floats(0, 1), st.floats(0, 1))
-def test_more_weight_takes_no_user_away(user, one, other):
-    if arm_of(user, "salt", min(one, other)) == "canary":
-        assert arm_of(user, "salt", max(one, other)) == "canary"
-
-
-def test_nobody_at_weight_0_and_everybody_at_1():
-    assert {arm_of(user, "salt", 0) for user in USERS} == {"stable"}
-    assert {arm_of(user, "salt", 1) for user in USERS} == {"canary"}
-
-
-@pytest.mark.parametrize("weight", [0.01, 0.2, 0.5])
-def test_the_weight_is_met(weight):
-    share = np.mean([arm_of(user, "salt", weight) == "canary" for user in USERS])
-    assert abs(share - weight) < 4 * np.sqrt(weight * (1 - weight) / len(USERS))
-
-
-def test_experiments_are_independent():
-    first, second = ([arm_of(user, salt, 0.5) == "canary" for user in USERS] for salt in ("a", "b"))
-    assert abs(np.mean(np.array(first) == np.array(second)) - 0.5) < 4 * 0.5 / np.sqrt(len(USERS))
+from pipelines.core.rollout.sample_size import users_for_means, users_for_rates, users_to_show
 
 
 def test_sample_sizes_are_those_of_the_books():
@@ -62,6 +26,12 @@ def test_a_test_of_that_size_has_its_power():
     )
     found = np.abs(rates[1] - rates[0]) > 1.96 * np.sqrt(spread)
     assert found.mean() == pytest.approx(0.8, abs=0.03)
+
+
+def test_the_largest_possible_effect_is_the_disagreement():
+    assert users_to_show(0.04, 0.5) == users_for_rates(0.5, 0.04)
+    assert users_to_show(0.04, 0.02) == users_for_rates(0.02, 0.04)
+    assert users_to_show(0.0, 0.5) is None
 
 
 @pytest.mark.parametrize(
