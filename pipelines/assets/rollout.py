@@ -136,7 +136,7 @@ def _setting(chapter: Chapter, home: Home, release: Release, plan: Plan) -> Mapp
     that answers are counted in, and where metrics come from."""
     spec = chapter.spec.rollout
     setting: dict[str, Any] = {"standby_seconds": spec.standby_seconds}
-    setting["metrics"] = [metric.source() for metric in spec.metrics]
+    setting["metrics"] = [metric.measure().to_dict() for metric in spec.metrics]
     if any(step.kind == "ab" for step in plan.steps):
         setting["needed_users"] = _needed_users(spec, plan)
     if spec.max_prediction_distance is not None:

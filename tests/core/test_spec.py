@@ -14,6 +14,11 @@ def test_defaults_are_enough():
     assert (spec.registered_name, spec.alias, spec.gate.rungs[0]) == ("churn", "candidate", "fp32")
 
 
+def metric(**settings) -> dict:
+    given = {"name": "revenue", "better": "higher", "margin": 0.1, **settings}
+    return {"rollout": {"strategy": ["full"], "metrics": [given]}}
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -44,6 +49,12 @@ def test_defaults_are_enough():
         ({"name": "My Model"}, "must be lower-case letters, digits and _"),
         ({"serving": {"p99": 3}}, "Extra inputs are not permitted"),
         ({"monitoring": {"columns": {"age": {"method": "psy", "threshold": 1}}}}, "'psi'"),
+        (metric(), "a metric is told by SQL or by a function: write one"),
+        (metric(sql="SELECT 1", files={"predictions": "x.csv"}), "that is not predictions"),
+        (metric(sql="SELECT 1", every_seconds=0), "revenue.every_seconds is 0.0; write seconds above 0"),
+        (metric(sql="SELECT 1", margin=-1), "margin is -1.0; write 0 or more, in the metric's unit"),
+        (metric(sql="SELECT 1", between=[0]), "is the lower and the upper limit, e.g. [0, 1], not [0.0]"),
+        (metric(sql="SELECT 1", between=[1, 0]), "write the lower limit first"),
     ],
 )
 def test_a_wrong_setting_says_what_to_write(change, says):

@@ -1,6 +1,6 @@
 """How a version takes the place of another: the section `rollout` of defs.yaml."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -8,6 +8,7 @@ from pipelines.core.errors import SettingsInvalid
 from pipelines.core.rollout.guardrails import ErrorRate, Guardrail, Latency, Metric, Predictions, Split
 from pipelines.core.rollout.plan import Plan
 from pipelines.core.rollout.strategies import DAY, WEIGHTS, in_order
+from pipelines.core.rollout.watch import Measure
 from pipelines.core.spec.base import Settings, fractions, positives
 
 
@@ -34,18 +35,23 @@ class MetricSpec(Settings):
     )
     every_seconds: float = Field(default=30.0, description="How often it is asked for.")
 
-    _are_positive = positives("every_seconds")
+    @field_validator("between")
+    @classmethod
+    def _are_limits(cls, between: list[float] | None) -> list[float] | None:
+        if between is not None and len(between) != 2:
+            raise ValueError(f"is the lower and the upper limit, e.g. [0, 1], not {between}")
+        return between
 
     @model_validator(mode="after")
-    def _has_one_source(self) -> "MetricSpec":
-        if (self.sql is None) == (self.function is None):
-            raise ValueError(f"the metric {self.name} needs either sql or function")
+    def _can_be_taken(self) -> "MetricSpec":
+        try:
+            self.measure(), self.guardrail()
+        except SettingsInvalid as error:
+            raise ValueError(str(error)) from error
         return self
 
-    def source(self) -> dict[str, Any]:
-        """Where it comes from, as JSON has it."""
-        names = ("name", "sql", "function", "files", "every_seconds")
-        return {name: getattr(self, name) for name in names}
+    def measure(self) -> Measure:
+        return Measure(self.name, self.sql, self.function, self.files, self.every_seconds)
 
     def guardrail(self) -> Metric:
         low, high = self.between or (0, 1)
