@@ -33,6 +33,7 @@ from pipelines.gateways.tables import replacing_folder
 
 ROLLED_OUT = "rolled_out"
 OUTCOME_FILE = "outcome.json"
+AT_ONCE = {"number": None, "outcome": "deployed"}
 ROLLOUT_TAG = "seatrial/rollout"
 """Of a run that only records how the rollout of this number ended."""
 ANSWER_ROWS = 2000
@@ -83,19 +84,14 @@ def _deployment(chapter: Chapter) -> dg.AssetsDefinition:
         else:
             begun = next(one for one in ledger.standing(spec.name).rollouts if one.number == int(number))
         if begun is not None:
-            if needed := begun.setting.get("needed_users"):
-                context.log.info(f"the A/B takes {needed:,} users to show what its metrics must not lose")
-            for now in deployments.follow(spec.name, begun.number, spec.rollout.follow_seconds):
-                _tell(context, now)
-                begun = now
+            begun = _followed(context, deployments, begun, spec.rollout.follow_seconds)
         settle(ledger, registry, spec.name)
         release = begun.canary if begun else ledger.production(spec.name)
         assert release
         verdict = _verdict(begun, release)
         with replacing_folder(chapter.of_version(home, "deployment", version)) as folder:
             verdict.save(folder)
-            outcome = begun.outcome if begun else "deployed"
-            told = {"number": begun.number if begun else None, "outcome": outcome}
+            told = {"number": begun.number, "outcome": begun.outcome} if begun else AT_ONCE
             (folder / OUTCOME_FILE).write_text(json.dumps(told))
         return dg.MaterializeResult(
             metadata={
@@ -162,6 +158,18 @@ def _needed_users(spec: RolloutSpec, plan: Plan) -> int | None:
         ),
         default=None,
     )
+
+
+def _followed(
+    context: dg.AssetExecutionContext, deployments: Deployments, rollout: Rollout, seconds: float
+) -> Rollout:
+    """As it is when it is over, or after so many seconds."""
+    if needed := rollout.setting.get("needed_users"):
+        context.log.info(f"the A/B takes {needed:,} users to show what its metrics must not lose")
+    for now in deployments.follow(rollout.canary.model, rollout.number, seconds):
+        _tell(context, now)
+        rollout = now
+    return rollout
 
 
 def _tell(context: dg.AssetExecutionContext, rollout: Rollout) -> None:

@@ -45,7 +45,8 @@ class MetricSpec(Settings):
     @model_validator(mode="after")
     def _can_be_taken(self) -> "MetricSpec":
         try:
-            self.measure(), self.guardrail()
+            self.measure()
+            self.guardrail()
         except SettingsInvalid as error:
             raise ValueError(str(error)) from error
         return self
