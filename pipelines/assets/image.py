@@ -12,7 +12,7 @@ from pipelines.assets.package import BENTO_FILE
 from pipelines.core.capacity.proof import Load
 from pipelines.core.exhibits import seal
 from pipelines.core.home import Home
-from pipelines.core.image import IMAGE_IS_SOUND, judge_image, limits_of
+from pipelines.core.image import IMAGE_IS_SOUND, judge_image, resources_of
 from pipelines.gateways.containers import BILL_FILE, Containers
 from pipelines.gateways.tables import replacing_folder
 
@@ -59,11 +59,11 @@ def _image(chapter: Chapter) -> dg.AssetsDefinition:
         bento, manifest = json.loads((source / BENTO_FILE).read_text()), Manifest.load(source)
         load = Load.load(chapter.of_version(home, "load_test", version))
         used_mib = max(step.service.memory_mib for step in load.candidate.steps)
-        limits = limits_of(manifest.plan, used_mib, spec.serving.memory_megabytes)
-        built = containers.build(bento["tag"], limits)
+        resources = resources_of(manifest.plan, used_mib, spec.serving.memory_megabytes)
+        built = containers.build(bento["tag"], resources)
         with replacing_folder(chapter.of_version(home, "image", version)) as folder:
             facts = containers.examine(built.reference, folder)
-            described = {**asdict(built), "limits": asdict(limits), "facts": asdict(facts)}
+            described = {**asdict(built), "limits": asdict(resources), "facts": asdict(facts)}
             (folder / IMAGE_FILE).write_text(json.dumps(described, indent=2) + "\n")
             bill, most_megabytes = (
                 json.loads((folder / BILL_FILE).read_text()),
@@ -73,7 +73,12 @@ def _image(chapter: Chapter) -> dg.AssetsDefinition:
             verdict.save(folder)
             seal(folder)
         return dg.MaterializeResult(
-            metadata={"image": built.reference, "verdict": verdict.why, **verdict.numbers, **asdict(limits)},
+            metadata={
+                "image": built.reference,
+                "verdict": verdict.why,
+                **verdict.numbers,
+                **asdict(resources),
+            },
             data_version=dg.DataVersion(built.digest),
         )
 

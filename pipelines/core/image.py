@@ -19,7 +19,7 @@ MIB = 2**20
 
 
 @dataclass(frozen=True)
-class Limits:
+class Resources:
     """What a container may use at most: CPUs, memory in units of 2**20 bytes, processes and threads."""
 
     cpus: int
@@ -51,7 +51,7 @@ class Facts:
     setuid_files: tuple[str, ...]
 
 
-def limits_of(plan: Plan, used_mib: float, memory_megabytes: float | None = None) -> Limits:
+def resources_of(plan: Plan, used_mib: float, memory_megabytes: float | None = None) -> Resources:
     """What a service of this plan needs in a container.
 
     CPUs are those of its sessions and one for the event loop of each worker, for a quota stops all threads of
@@ -61,7 +61,7 @@ def limits_of(plan: Plan, used_mib: float, memory_megabytes: float | None = None
     threads = plan.replicas * plan.threads
     needed = max(HEAD_ROOM * used_mib, LEAST_MEMORY_MIB)
     memory_mib = math.ceil(memory_megabytes or 2 ** math.ceil(math.log2(needed)))
-    return Limits(plan.workers * (threads + 1), memory_mib, 128 + plan.workers * (128 + threads))
+    return Resources(plan.workers * (threads + 1), memory_mib, 128 + plan.workers * (128 + threads))
 
 
 def judge_image(

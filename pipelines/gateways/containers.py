@@ -22,7 +22,7 @@ import yaml
 
 from pipelines.core.errors import BuildFailed, ContainersFailed
 from pipelines.core.home import Home
-from pipelines.core.image import Facts, Limits
+from pipelines.core.image import Facts, Resources
 from pipelines.gateways.bento_store import CAPTURE_SECONDS, CAPTURE_SETTING
 from pipelines.gateways.engines import SETTINGS, Engine, digest_of
 from pipelines.gateways.environments import locked, run
@@ -52,7 +52,7 @@ class Containers(ABC):
     """Where images are built from bentos and kept, and how they are run."""
 
     @abstractmethod
-    def build(self, tag: str, limits: Limits) -> Image:
+    def build(self, tag: str, resources: Resources) -> Image:
         """The image of a bento, which carries the limits of its container. The same bento with the same
         limits again returns the image that is there. Raises ContainersFailed, BuildFailed; nothing half built
         is left then."""
@@ -97,8 +97,8 @@ class OciContainers(Containers):
     def engine(self) -> Engine:
         return Engine.find(self.engine_name, self.env)
 
-    def build(self, tag: str, limits: Limits) -> Image:
-        name, labels = f"localhost/seatrial/{tag}", self._labels(tag, limits)
+    def build(self, tag: str, resources: Resources) -> Image:
+        name, labels = f"localhost/seatrial/{tag}", self._labels(tag, resources)
         with locked(self.home.bentoml / "logs" / "image.lock"):
             found = self.engine.image(name)
             if found is None or not labels.items() <= (found["Config"].get("Labels") or {}).items():
@@ -172,8 +172,8 @@ class OciContainers(Containers):
         assert found
         return found
 
-    def _labels(self, tag: str, limits: Limits) -> dict[str, str]:
-        facts = {"bento": tag, "base": self.base_image or "default", **asdict(limits)}
+    def _labels(self, tag: str, resources: Resources) -> dict[str, str]:
+        facts = {"bento": tag, "base": self.base_image or "default", **asdict(resources)}
         return {f"{LABEL}{name}": str(fact) for name, fact in facts.items()}
 
     def _build(self, tag: str, name: str, labels: Mapping[str, str]) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from bentos.manifest import Plan
-from pipelines.core.image import Facts, judge_image, limits_of
+from pipelines.core.image import Facts, judge_image, resources_of
 
 REFERENCE = "localhost/seatrial/tiny:v3-0a1b2c@sha256:" + "d" * 64
 FACTS = Facts(
@@ -53,11 +53,11 @@ def test_an_image_needs_a_bill_of_materials():
     assert judged(bill={}).why == "it has no bill of materials"
 
 
-def test_limits_follow_from_the_plan_and_from_what_was_measured():
-    small = limits_of(Plan(), 100)
+def test_resources_follow_from_the_plan_and_from_what_was_measured():
+    small = resources_of(Plan(), 100)
     assert (small.cpus, small.memory_mib) == (2, 512)
-    large = limits_of(Plan(workers=2, threads=3, replicas=2), 700)
+    large = resources_of(Plan(workers=2, threads=3, replicas=2), 700)
     assert (large.cpus, large.memory_mib) == (14, 2048)
     assert large.pids > small.pids
-    assert limits_of(Plan(), 700) == limits_of(Plan(), 900), "a second measurement changes no image"
-    assert limits_of(Plan(), 700, 300.5).memory_mib == 301
+    assert resources_of(Plan(), 700) == resources_of(Plan(), 900), "a second measurement changes no image"
+    assert resources_of(Plan(), 700, 300.5).memory_mib == 301

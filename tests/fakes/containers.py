@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bentos.manifest import MANIFEST_FILE, MODEL_FILE, sha256
 from pipelines.core.errors import ContainersFailed
-from pipelines.core.image import Facts, Limits
+from pipelines.core.image import Facts, Resources
 from pipelines.gateways.containers import BILL_FILE, Containers, Image
 from pipelines.gateways.processes import Command
 from tests.fakes.bento_store import FakeBentoStore
@@ -24,9 +24,9 @@ class FakeContainers(Containers):
 
     store: FakeBentoStore
 
-    def build(self, tag: str, limits: Limits) -> Image:
+    def build(self, tag: str, resources: Resources) -> Image:
         packed = self.store.folder.joinpath(*tag.split(":"))
-        content = f"{tag} {asdict(limits)} {sha256(packed / MODEL_FILE)}"
+        content = f"{tag} {asdict(resources)} {sha256(packed / MODEL_FILE)}"
         digest = f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
         self.file(tag).write_text(digest)
         size_bytes = (packed / MODEL_FILE).stat().st_size

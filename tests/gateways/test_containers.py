@@ -26,7 +26,7 @@ from bentos.manifest import MANIFEST_FILE, sha256
 from bentos.schema import columns, predictions
 from pipelines.core.errors import ContainersFailed, SettingsInvalid
 from pipelines.core.home import Home
-from pipelines.core.image import Limits, judge_image
+from pipelines.core.image import Resources, judge_image
 from pipelines.core.release import Release
 from pipelines.gateways.bento_store import BentoMLStore, BuiltBento
 from pipelines.gateways.containers import BILL_FILE, Containers, Image, OciContainers
@@ -40,7 +40,7 @@ from tests.gateways.test_bento_store import ROWS, answers, free_port, serving
 
 PROJECT = Path(__file__).parents[2]
 BASE = "localhost/seatrial-base:3.11"
-LIMITS = Limits(cpus=1, memory_mib=768, pids=300)
+RESOURCES = Resources(cpus=1, memory_mib=768, pids=300)
 STORAGE = '[storage]\ndriver = "overlay"\ngraphroot = "{folder}/store"\nrunroot = "{folder}/run"\n'
 CONTAINERS_CONF = """\
 [engine]
@@ -97,7 +97,7 @@ def real(store, tmp_path_factory, make_home) -> Made:
     home = Home(make_home())
     bento = BentoMLStore(home, PROJECT).build(*packed(tmp_path_factory.mktemp("release")))
     containers = OciContainers(home, store, base_image=BASE)
-    return Made(containers, bento, containers.build(bento.tag, LIMITS))
+    return Made(containers, bento, containers.build(bento.tag, RESOURCES))
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.e2e)])
@@ -106,7 +106,7 @@ def made(request, tmp_path) -> Made:
         return request.getfixturevalue("real")
     bentos = FakeBentoStore(tmp_path / "bentos")
     bento, containers = bentos.build(*packed(tmp_path / "release")), FakeContainers(bentos)
-    return Made(containers, bento, containers.build(bento.tag, LIMITS))
+    return Made(containers, bento, containers.build(bento.tag, RESOURCES))
 
 
 def podman(env, *argv: str) -> str:
@@ -124,7 +124,7 @@ def replaced(made: Made) -> str:
 
 
 def test_the_same_bento_is_one_image(made):
-    assert made.containers.build(made.bento.tag, LIMITS) == made.image
+    assert made.containers.build(made.bento.tag, RESOURCES) == made.image
     assert made.image.reference == f"localhost/seatrial/{made.bento.tag}@{made.image.digest}"
     assert made.containers.exists(made.image.reference)
 
@@ -157,7 +157,7 @@ def test_an_image_that_was_replaced_is_refused_and_built_again(made, tmp_path):
         made.containers.command(made.image.reference, 1, name="refused")
     with pytest.raises(ContainersFailed, match=other):
         made.containers.examine(made.image.reference, tmp_path)
-    assert made.containers.build(made.bento.tag, LIMITS) == made.image
+    assert made.containers.build(made.bento.tag, RESOURCES) == made.image
     gone = made.image.reference.replace("v3", "v4")
     assert made.containers.digest(gone) is None
     with pytest.raises(ContainersFailed, match="it is gone; run its whole release again"):
@@ -168,7 +168,7 @@ def test_an_image_that_was_replaced_is_refused_and_built_again(made, tmp_path):
 def test_a_removed_image_is_gone(tmp_path):
     bentos = FakeBentoStore(tmp_path / "bentos")
     made = FakeContainers(bentos)
-    image = made.build(bentos.build(*packed(tmp_path / "release")).tag, LIMITS)
+    image = made.build(bentos.build(*packed(tmp_path / "release")).tag, RESOURCES)
     made.remove(image.reference)
     assert not made.exists(image.reference)
 
@@ -291,7 +291,7 @@ def test_a_user_who_may_not_use_the_engine_is_told_so(store, tmp_path):
     wrapper.chmod(0o755)
     containers = OciContainers(Home(tmp_path), {**store, "PATH": f"{tmp_path}:{store['PATH']}"})
     with pytest.raises(ContainersFailed, match=r"this user may not use podman.*; make `podman info` work"):
-        containers.build("tiny:v3", LIMITS)
+        containers.build("tiny:v3", RESOURCES)
 
 
 @pytest.mark.e2e
@@ -302,7 +302,7 @@ def test_a_base_image_that_cannot_be_fetched_is_named(real):
         answering.start()
         try:
             with pytest.raises(ContainersFailed, match=f"{name} cannot be fetched; .*SEATRIAL_BASE_IMAGE"):
-                replace(real.containers, base_image=name).build(real.bento.tag, LIMITS)
+                replace(real.containers, base_image=name).build(real.bento.tag, RESOURCES)
         finally:
             registry.shutdown()
             answering.join()
@@ -325,7 +325,7 @@ def test_a_full_disk_leaves_nothing_half_built(real, tmp_path):
         with pytest.raises(
             ContainersFailed, match=r"the disk on which podman keeps its images is full; free"
         ):
-            replace(real.containers, env=env).build(bento.tag, LIMITS)
+            replace(real.containers, env=env).build(bento.tag, RESOURCES)
         assert podman(env, "images", "--all", "--quiet") == before
         assert not podman(env, "ps", "--all", "--external", "--quiet")
         assert not list(real.containers.home.bentoml.glob("building/*"))
