@@ -47,6 +47,7 @@ The map. Imports point downwards only; a test holds it, and that this page names
         access_log      what the router writes of every request
         services        a release as a running service
         deployments     one release taking the place of another: services and router follow the ledger
+        draining        ends services that nobody waits for any more
         drill           a rollback rehearsed in staging
         telemetry       what is known of both arms of a rollout: logged_requests by the access log (tail reads
                         one that grows), logged_answers by the prediction log, service_counts by /metrics;
@@ -116,14 +117,14 @@ The map. Imports point downwards only; a test holds it, and that this page names
             routing         what router and services are to do by that; routes are how requests are shared out
             controller      what is done next: a pure state machine
             plan            steps, weights, limits and deadlines, as data; strategies are the usual ones
-            split           which arm a user is in; how many users an experiment takes
+            sample_size     how many users an experiment takes
             observation     what is known of it at one moment
             guardrails      what must hold, judged by statistics that may be watched: sequential has the
                             shared parts, then effects, means, quantiles, spreads
             watch           what is to be looked at; answers puts answers into bins, counting says whose a
                             request is
             agreement       what a shadow has shown; tally counts numbers in bins
-            stratified      an A/B by users, stratum by stratum; experiment is how many users it takes
+            stratified      an A/B by users, stratum by stratum
             rehearsal       how a rehearsed rollback went, judged
             timeline        a rollout as its report gets it; charts draw it
         release         what is put into production

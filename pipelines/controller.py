@@ -130,7 +130,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(levelname)s %(message)s")
     installation = Installation.from_environment()
     deployments = installation.deployments
-    deployments.aside, deployments.controller = Aside(), None
+    deployments.draining.aside, deployments.controller = Aside(), None
     lead = Controller(deployments, installation.telemetry, Journal(installation.home))
     tidied = time.monotonic()
     while True:

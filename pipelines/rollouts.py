@@ -85,7 +85,7 @@ def go_back(installation: Installation, model: str, why: str, console: Console) 
     """End the rollout of the model, or bring the former release back, and say how long it took. Raises
     NothingInProduction, NoWayBack, ServiceFailed, and EvidenceMissing where the former release is gone or is
     not what it was."""
-    installation.deployments.aside = lambda work: None  # services are ended by the controller
+    installation.deployments.draining.aside = lambda work: None  # services are ended by the controller
     found = installation.ledger.standing(model)
     if found.rollout is None and found.former:
         check_target(found.former, installation.home.root, installation.containers.digest)

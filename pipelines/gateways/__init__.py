@@ -11,6 +11,7 @@ access_log    what the router writes of every request
 containers    images: built, looked into, run (engines: podman, docker, buildah; image_files reads one)
 services      a release as a running service
 deployments   one release taking the place of another, over the doors above and the ledger
+draining      ends services that nobody waits for any more
 drill         a rollback rehearsed in staging
 telemetry     what is known of both arms of a rollout (logged_requests by the access log, tail reads one that
               grows; logged_answers by the prediction log; service_counts by /metrics; measuring takes metrics

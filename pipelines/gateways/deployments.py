@@ -30,6 +30,7 @@ from pipelines.core.rollout.routing import kept, route_of
 from pipelines.core.rollout.standing import Rollout, Standing
 from pipelines.gateways.bento_store import BentoStore
 from pipelines.gateways.containers import Containers
+from pipelines.gateways.draining import Draining
 from pipelines.gateways.drill import Ask, rehearse
 from pipelines.gateways.envoy import Envoy
 from pipelines.gateways.ledger import Ledger
@@ -57,8 +58,7 @@ class Deployments:
     controller      runs the process that leads rollouts; None: there is none
     staging         makes a router beside production, for a rehearsal
     ready_seconds   a service that is not ready by then has failed
-    drain_seconds   how long requests in flight may keep an old service alive
-    aside           how services are ended, which takes a while: at once, or beside other work
+    draining        ends services that are not to run any more
     """
 
     processes: Processes
@@ -69,9 +69,10 @@ class Deployments:
     controller: Command | None = None
     staging: Callable[[], Envoy] | None = None
     ready_seconds: float = 60
-    drain_seconds: float = 60
-    aside: Callable[[Callable[[], None]], object] = field(default=lambda work: work())
-    _left: set[Target] = field(default_factory=set, init=False)
+    draining: Draining = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.draining = Draining(self.processes, self.router, self.ledger)
 
     @property
     def services(self) -> Services:
@@ -213,9 +214,9 @@ class Deployments:
                 wanted = replace(wanted, canary=current.canary)
             if wanted != current:
                 self.router.route({path: wanted})
-            self._left |= current.targets - wanted.targets
+            self.draining.leave(current.targets - wanted.targets)
             found = self.ledger.standing(model)
-        self._end_others(found)
+        self.draining.end_others(found)
 
     def down(self) -> None:
         """End every process."""
@@ -256,8 +257,8 @@ class Deployments:
                 self.ledger.append(model, action, after=found.last, release=release, details=details)
             undo.pop_all()
         before = {each for path in changes if path in routes for each in routes[path].targets}
-        self._left |= before - {target}
-        self._end_others(self.ledger.standing(model))
+        self.draining.leave(before - {target})
+        self.draining.end_others(self.ledger.standing(model))
         self._watch()
 
     def _refuse_broken_chain(self) -> None:
@@ -310,37 +311,12 @@ class Deployments:
         if current:
             self.router.route({production.path: replace(current, canary=None, weight=0.0, mirrored=0.0)})
 
-    def _end_others(self, found: Standing) -> None:
-        """Once they are idle, end the other services of the model, one that a crash left behind included."""
-        if found.production and self._superfluous(found):
-            model = found.production.model
-            self.aside(lambda: self._end(model))
-
-    def _end(self, model: str) -> None:
-        deadline, leaving = time.monotonic() + self.drain_seconds, set(self._left)
-        for target in leaving:
-            while self.router.in_flight(target) and time.monotonic() < deadline:
-                time.sleep(0.05)  # the router only says how many are left when it is asked
-        with self.ledger.turn():  # a release that is just being started is not in the ledger yet
-            for process in self._superfluous(self.ledger.standing(model)):
-                self.processes.stop(process)
-        self._left -= leaving
-        self.router.route({})  # forgets former targets, which may have been busy until now
-
     def _is_coming(self, route: Route, model: str) -> bool:
         """Whether somebody is about to begin a rollout: a canary runs, which nobody is sent to yet."""
         if route.canary is None or route.weight or route.mirrored:
             return False
         process = f"{model}-{route.canary.release_id}"
         return any(name.startswith(process) for name in self.processes.states())
-
-    def _superfluous(self, found: Standing) -> set[str]:
-        """Services of the model that are not to run."""
-        assert found.production
-        keep = {each.process for each in kept(found, time.time())}
-        return {
-            name for name in self.processes.states() if name.startswith(f"{found.production.model}-")
-        } - keep
 
     def _watch(self) -> None:
         """See that the controller runs."""

@@ -375,9 +375,7 @@ def test_the_runner_refuses_a_partition_that_there_is_not(world, job, partition,
 @pytest.mark.e2e
 def test_production_answers_over_http_while_a_worse_version_is_stopped(world):
     processes = FakeProcesses(world.root / "logs")
-    world.deployments = Deployments(
-        processes, FakeRouter(), world.bentos, world.ledger, ready_seconds=30, drain_seconds=5
-    )
+    world.deployments = Deployments(processes, FakeRouter(), world.bentos, world.ledger, ready_seconds=30)
     world.deployments.rehearse = FakeDeployments(world.ledger).rehearse  # its own test has a real router
     world.client = HttpClient()
     try:

@@ -363,7 +363,7 @@ def test_a_canary_that_is_about_to_begin_is_left_alone(deployments):
         looked.append(deployments.router.routes()["/"].canary)
         return append(*arguments, **named)
 
-    deployments.ledger.append, deployments.aside = slowly, lambda work: None
+    deployments.ledger.append, deployments.draining.aside = slowly, lambda work: None
     deployments.begin(release("r2"), PLAN, {})
     route = deployments.router.routes()["/"]
     assert looked == [route.canary] and (route.canary.release_id, route.weight) == ("r2", 0.1)
