@@ -4,7 +4,7 @@ time, while users ask for predictions and what serves them is killed. All parts 
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -17,8 +17,9 @@ from pipelines.core.rollout.guardrails import ErrorRate, Split
 from pipelines.core.rollout.strategies import canary
 from pipelines.gateways.deployments import Deployments
 from tests.bentos.tiny import ROW
+from tests.until import until
 
-CLIENTS, PAUSE_SECONDS, USERS, WAIT_SECONDS = 12, 0.1, 500, 90
+CLIENTS, PAUSE_SECONDS, USERS = 12, 0.1, 500
 PLAN = canary((0.5,), (ErrorRate(0.1), Split(0.5)), min_requests=100, min_seconds=2.0, max_seconds=90.0)
 
 
@@ -41,7 +42,7 @@ def _there_and_back(deployments: Deployments, release: Release) -> Asked:
     with _users(deployments.router.address) as asked:
         deployments.begin(release, PLAN, {"standby_seconds": 600})
         _kill_service(deployments, release)
-        _until(lambda: standing(release.model).rollouts[-1].outcome)
+        until(lambda: standing(release.model).rollouts[-1].outcome)
         assert standing(release.model).production == release
         time.sleep(0.5)  # the new release has all users
         deployments.roll_back(release.model, "it is to be so")
@@ -57,8 +58,8 @@ def _kill_service(deployments: Deployments, release: Release) -> None:
     killed = _serving(canary.port)
     assert killed
     killed.kill()
-    _until(lambda: _worked_by_another(canary.port, killed))
-    _until(lambda: deployments.services.is_ready(release, canary) and deployments.router.healthy(canary))
+    until(lambda: _worked_by_another(canary.port, killed))
+    until(lambda: deployments.services.is_ready(release, canary) and deployments.router.healthy(canary))
 
 
 def _worked_by_another(port: int, killed: psutil.Process) -> bool:
@@ -100,10 +101,3 @@ def _ask(address: str, first: int, asked: Asked, over: threading.Event) -> None:
                 asked.releases.append(answer.headers["x-release-id"])
             except httpx.HTTPError as error:
                 asked.failures.append(repr(error))
-
-
-def _until(done: Callable[[], object]) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not done():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.05)  # other processes bring it about

@@ -7,7 +7,6 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.request import urlopen
@@ -23,8 +22,9 @@ from pipelines.gateways.ledger import open_ledger
 from pipelines.gateways.processes import Command, Supervisor
 from pipelines.gateways.services import free_port
 from tests.gateways.test_deployments import ScriptStore, release
+from tests.until import until
 
-USERS, CONNECTIONS, WAIT_SECONDS = 500, 48, 60
+USERS, CONNECTIONS = 500, 48
 GUARDRAILS = (ErrorRate(0.1), Split(0.5))
 PACE = {"min_requests": 150, "min_seconds": 2.0, "max_seconds": 45.0}
 
@@ -164,10 +164,10 @@ def _canary(course: Course) -> None:
     time.sleep(0.5)  # some users have met the canary
     _kill(course, "churn-r2", "canary killed")
     times["canary back"] = time.time() + 1.0  # what was on its way has arrived
-    _until(lambda: deployments.ledger.standing("churn").rollouts[-1].state.step == 1)
+    until(lambda: deployments.ledger.standing("churn").rollouts[-1].state.step == 1)
     times["half"] = time.time()
     _kill(course, CONTROLLER, "controller killed")
-    _until(lambda: deployments.ledger.standing("churn").rollouts[-1].outcome)
+    until(lambda: deployments.ledger.standing("churn").rollouts[-1].outcome)
     times["promoted"] = time.time()
     assert deployments.ledger.standing("churn").rollouts[-1].number == began.number
     time.sleep(0.5)  # the new release has all users
@@ -181,7 +181,7 @@ def _flip(course: Course) -> None:
     deployments.begin(release("r3", mode="warms"), blue_green(GUARDRAILS, **PACE), {"standby_seconds": 600})
     times["flipped"] = time.time()
     _kill(course, "churn-r1", "stable killed")
-    _until(lambda: deployments.ledger.standing("churn").rollouts[-1].outcome)
+    until(lambda: deployments.ledger.standing("churn").rollouts[-1].outcome)
     times["promoted again"] = time.time()
     _kill(course, "churn-r3", "production killed")
     times["over"] = time.time()
@@ -191,7 +191,7 @@ def _harm(course: Course) -> None:
     deployments, times = course.deployments, course.times
     deployments.begin(release("r4", mode="fails"), canary((0.1, 0.5), GUARDRAILS, **PACE), {})
     times["failing"] = time.time()
-    _until(lambda: deployments.ledger.standing("churn").rollouts[-1].outcome)
+    until(lambda: deployments.ledger.standing("churn").rollouts[-1].outcome)
     times["detected"] = deployments.ledger.standing("churn").rollouts[-1].state.at
     time.sleep(1.0)  # whoever is still sent there would be seen
 
@@ -202,10 +202,10 @@ def _kill(course: Course, process: str, said: str) -> None:
     assert killed is not None
     course.times[said] = time.time()
     killed.kill()
-    _until(lambda: (now := _process(course, process)) and now.pid != killed.pid)
+    until(lambda: (now := _process(course, process)) and now.pid != killed.pid)
     if process != CONTROLLER:
         release_id = process.partition("-")[2]
-        _until(lambda: _is_back(course.deployments, release_id))
+        until(lambda: _is_back(course.deployments, release_id))
 
 
 def _process(course: Course, name: str) -> psutil.Process | None:
@@ -233,10 +233,3 @@ def _is_back(deployments: Deployments, release_id: str) -> bool:
     except OSError:
         return False
     return deployments.router.healthy(target)
-
-
-def _until(done: Callable[[], object]) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not done():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.05)  # other processes bring it about

@@ -5,7 +5,6 @@ import random
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 from pipelines.core.rollout.routes import Target
 from pipelines.gateways.processes import Command, Processes
 from tests.fakes import service
+from tests.until import until
 
 
 class Answer(NamedTuple):
@@ -76,14 +76,6 @@ def seen(target: Target) -> list[str]:
     found = answer(f"http://127.0.0.1:{target.port}/seen")
     assert found
     return found.body.split()
-
-
-def until(found, seconds: float = 30):
-    deadline = time.monotonic() + seconds
-    while not (value := found()):
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)  # what another process does is only seen by looking
-    return value
 
 
 @contextmanager

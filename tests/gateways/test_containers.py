@@ -12,8 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -37,6 +36,7 @@ from tests.e2e.both_runtimes import roll_out_twice
 from tests.fakes.bento_store import FakeBentoStore
 from tests.fakes.containers import FakeContainers
 from tests.gateways.test_bento_store import ROWS, answers, free_port, serving
+from tests.until import until
 
 PROJECT = Path(__file__).parents[2]
 BASE = "localhost/seatrial-base:3.11"
@@ -240,14 +240,6 @@ def test_one_plan_leads_processes_and_containers_alike(real, tmp_path, monkeypat
     assert first.action == "deployed"
     assert [each.action for each in entries] == [*alike, *alike]
     assert [each.release and each.release.image for each in entries] == ["", "", "", image, image, ""]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if condition():
-            return
-        time.sleep(0.05)  # an engine tells nobody when it has replaced a container
-    pytest.fail("it never came")
 
 
 def is_ready(client: httpx.Client) -> bool:

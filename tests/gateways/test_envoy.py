@@ -13,7 +13,8 @@ from pipelines.core.rollout.routes import Limits, Route, Target
 from pipelines.gateways.envoy import Envoy
 from tests.fakes.envoy import FakeRouter
 from tests.fakes.processes import FakeProcesses
-from tests.gateways.envoy_client import Client, answer, free_port, until
+from tests.gateways.envoy_client import Client, answer, free_port
+from tests.until import until
 
 NOBODY = Target("nobody", 70000)  # no such port
 

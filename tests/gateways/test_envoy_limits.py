@@ -12,7 +12,8 @@ from pipelines.core.home import Home
 from pipelines.core.rollout.routes import Limits, Route
 from pipelines.gateways import access_log, envoy_config
 from pipelines.gateways.envoy import Envoy
-from tests.gateways.envoy_client import Client, answer, free_port, until
+from tests.gateways.envoy_client import Client, answer, free_port
+from tests.until import until
 
 pytestmark = pytest.mark.e2e
 

@@ -12,7 +12,8 @@ import pytest
 from pipelines.core.rollout.routes import Limits, Route
 from pipelines.gateways.envoy import Envoy
 from tests.fakes.processes import FakeProcesses
-from tests.gateways.envoy_client import Client, answer, launch, load, seen, serve, until
+from tests.gateways.envoy_client import Client, answer, launch, load, seen, serve
+from tests.until import until
 
 pytestmark = pytest.mark.e2e
 

@@ -2,7 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -11,6 +10,7 @@ import pytest
 from pipelines.core.home import Home
 from pipelines.gateways.processes import Command, Supervisor
 from tests.fakes.processes import FakeProcesses
+from tests.until import until
 
 FOREVER = "import time; time.sleep(600)"
 
@@ -35,21 +35,17 @@ def python(code: str, *arguments: str, **env: str) -> Command:
 
 def printed(processes, name: str, lines: int = 1) -> list[str]:
     """The first lines that `name` printed, once they are there."""
-    return until(lambda: processes.log(name).exists() and said(processes, name, lines))
+
+    def told() -> object:
+        logs = processes.log(name).parent.glob("*")
+        return processes.states(), {log.name: log.read_text()[-1000:] for log in logs}
+
+    return until(lambda: processes.log(name).exists() and said(processes, name, lines), told)
 
 
 def said(processes, name: str, lines: int) -> list[str] | None:
     found = processes.log(name).read_text().splitlines()
     return found if len(found) >= lines else None
-
-
-def until(found, seconds: float = 30):
-    """The first true value of `found()`."""
-    deadline = time.monotonic() + seconds
-    while not (value := found()):
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)  # what another process does is only seen by looking
-    return value
 
 
 def supervisor_pid(supervisor: Supervisor) -> int:
