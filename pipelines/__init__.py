@@ -124,7 +124,7 @@ The map. Imports point downwards only; a test holds it, and that this page names
             watch           what is to be looked at; answers puts answers into bins, counting says whose a
                             request is
             agreement       what a shadow has shown; tally counts numbers in bins
-            stratified      an A/B by users, stratum by stratum
+            stratified      an A/B by users, stratum by stratum; experiment is all of it, in words
             rehearsal       how a rehearsed rollback went, judged
             timeline        a rollout as its report gets it; charts draw it
         release         what is put into production

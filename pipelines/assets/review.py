@@ -5,9 +5,11 @@ import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import dagster as dg
 import numpy as np
+import pandas as pd
 
 from bentos.contract import Contract
 from bentos.manifest import Manifest, sha256
@@ -16,13 +18,17 @@ from pipelines.assets.rollout import OUTCOME_FILE
 from pipelines.core.home import Home
 from pipelines.core.rollout import timeline
 from pipelines.core.rollout.agreement import Same, agreement
+from pipelines.core.rollout.experiment import Experiment
 from pipelines.core.rollout.plan import Step
 from pipelines.core.rollout.rehearsal import DRILL_FILE
 from pipelines.core.rollout.standing import Rollout
 from pipelines.core.rollout.stratified import stratified
+from pipelines.core.rollout.watch import Measure
 from pipelines.core.spec import GateSpec
 from pipelines.gateways.journal import Journal
 from pipelines.gateways.ledger import Ledger
+from pipelines.gateways.measures import MeasureFailed, job_of
+from pipelines.gateways.measuring import take
 from pipelines.gateways.notebooks import Notebooks
 from pipelines.gateways.paired_log import PairedLog
 from pipelines.gateways.tables import replacing_folder
@@ -54,8 +60,8 @@ def _rollout_report(chapter: Chapter) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:
         """The rollout of the release: its steps, every guardrail's bounds over time, and what was decided.
 
-        Of a shadow, how often the two releases agree and where they do not; of an A/B, how their answers
-        differ by user. A release that took over at once has none.
+        Of a shadow, how often the two releases agree and where they do not; of an A/B, how metrics and
+        answers differ by user. A release that took over at once has none.
         """
         version = context.partition_key
         folder = chapter.of_version(home, "rollout_report", version)
@@ -84,11 +90,19 @@ def _gather(chapter: Chapter, home: Home, ledger: Ledger, rollout: Rollout, fold
         if source.exists():
             shutil.copyfile(source, folder / target)
     contract = Manifest.load(chapter.of_version(home, "bento", version)).contract
-    for kind, compare in (("shadow", _agreement), ("ab", _experiment)):
-        step = next((step for step in rollout.plan.steps if step.kind == kind), None)
-        log = _log(home, rollout, step) if step else None
-        if log and step:
-            compare(chapter, contract, log, step, rollout, folder)
+    _gather_logs(chapter, home, contract, rollout, folder)
+
+
+def _gather_logs(chapter: Chapter, home: Home, contract: Contract, rollout: Rollout, folder: Path) -> None:
+    """What the prediction log has to say of a shadow and of an A/B."""
+    for step in rollout.plan.steps:
+        log = _log(home, rollout, step) if step.kind in ("shadow", "ab") else None
+        if log and step.kind == "shadow":
+            output = chapter.spec.gate.output or contract.outputs[0].name
+            pairs = agreement(log.pairs(output), same(chapter.spec.gate, contract, output))
+            log.with_inputs(pairs).save(folder)
+        elif log:
+            _experiment(chapter, home, contract, log, step, rollout).save(folder)
 
 
 def _log(home: Home, rollout: Rollout, step: Step) -> PairedLog | None:
@@ -102,23 +116,37 @@ def _log(home: Home, rollout: Rollout, step: Step) -> PairedLog | None:
     return PairedLog(folder, rollout.stable.release_id, rollout.canary.release_id, between)
 
 
-def _agreement(
-    chapter: Chapter, contract: Contract, log: PairedLog, step: Step, rollout: Rollout, folder: Path
-) -> None:
-    output = chapter.spec.gate.output or contract.outputs[0].name
-    log.with_inputs(agreement(log.pairs(output), same(chapter.spec.gate, contract, output))).save(folder)
-
-
 def _experiment(
-    chapter: Chapter, contract: Contract, log: PairedLog, step: Step, rollout: Rollout, folder: Path
-) -> None:
-    """Of an output that is one number; other outputs have no mean."""
+    chapter: Chapter, home: Home, contract: Contract, log: PairedLog, step: Step, rollout: Rollout
+) -> Experiment:
+    """By users: the metrics that are told by user, and the mean of an output that is one number."""
+    spec, found, missing = chapter.spec.rollout, [], {}
+    for measure in (Measure(**each) for each in rollout.setting.get("metrics", ())):
+        try:
+            users = _users_of(measure, home, log, rollout, spec.stratify_by)
+        except MeasureFailed as failed:
+            missing[measure.name] = str(failed)
+            continue
+        needed = rollout.setting.get("needed_users", {}).get(measure.name)
+        found.append(stratified(users, measure.name, step.weight, spec.alpha, needed))
     output = chapter.spec.gate.output or contract.outputs[0].name
     field = next(each for each in contract.outputs if each.name == output)
     if len(field.shape) == 1 and field.categories is None:
-        users = log.users(f"output_{output}", stratum=chapter.spec.rollout.stratify_by)
-        needed, alpha = rollout.setting.get("needed_users"), chapter.spec.rollout.alpha
-        stratified(users, f"mean {output}", step.weight, alpha, needed).save(folder)
+        users = log.users(f"output_{output}", spec.stratify_by)
+        found.append(stratified(users, f"mean {output}", step.weight, spec.alpha))
+    return Experiment(tuple(found), missing)
+
+
+def _users_of(measure: Measure, home: Home, log: PairedLog, rollout: Rollout, stratum: str) -> pd.DataFrame:
+    """A metric by users. Raises MeasureFailed."""
+    since, until = (time.timestamp() for time in log.between)
+    spans = dict.fromkeys((log.stable, log.canary), (since, until))
+    with TemporaryDirectory() as temp:
+        file = Path(temp) / "users.parquet"
+        take(measure, job_of(measure, rollout.canary.model, spans, home, file))
+        if not file.exists():
+            raise MeasureFailed("its table has no column user")
+        return log.users_of(file, stratum)
 
 
 def same(gate: GateSpec, contract: Contract, output: str) -> Same:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -17,9 +18,11 @@ from pipelines.core.gathering import gather
 from pipelines.core.home import Home
 from pipelines.core.release import Release
 from pipelines.core.rollout.answers import answers_of
-from pipelines.core.rollout.plan import Plan
-from pipelines.core.rollout.sample_size import users_watched
+from pipelines.core.rollout.observation import Moments
+from pipelines.core.rollout.plan import Plan, Step
+from pipelines.core.rollout.sample_size import users_for_metric
 from pipelines.core.rollout.standing import Rollout
+from pipelines.core.rollout.watch import Measure
 from pipelines.core.rows import read_rows, sample, to_tensors
 from pipelines.core.spec import RolloutSpec
 from pipelines.core.texts import tokenizer_of
@@ -28,6 +31,8 @@ from pipelines.gateways.alias import settle
 from pipelines.gateways.containers import Containers
 from pipelines.gateways.deployments import Deployments
 from pipelines.gateways.ledger import Ledger
+from pipelines.gateways.measures import MeasureFailed, Spans, job_of
+from pipelines.gateways.measuring import take
 from pipelines.gateways.registry import Registry
 from pipelines.gateways.tables import replacing_folder
 
@@ -124,17 +129,19 @@ def _begin(
     if plan is None or serving is None or serving.release_id == release.release_id:
         deployments.take_over(release)
         return None
-    return deployments.begin(release, plan, _setting(chapter, home, release, plan))
+    return deployments.begin(release, plan, _setting(chapter, home, release, serving, plan))
 
 
-def _setting(chapter: Chapter, home: Home, release: Release, plan: Plan) -> Mapping[str, Any]:
+def _setting(
+    chapter: Chapter, home: Home, release: Release, stable: Release, plan: Plan
+) -> Mapping[str, Any]:
     """What the controller has to know beside the plan: how long stable is kept ready afterwards, the bins
     that answers are counted in, and where metrics come from."""
     spec = chapter.spec.rollout
     setting: dict[str, Any] = {"standby_seconds": spec.standby_seconds}
     setting["metrics"] = [metric.measure().to_dict() for metric in spec.metrics]
-    if any(step.kind == "ab" for step in plan.steps):
-        setting["needed_users"] = _needed_users(spec, plan)
+    if ab := next((step for step in plan.steps if step.kind == "ab"), None):
+        setting["needed_users"] = _needed_users(home, spec, stable, ab, plan.alpha_of_step)
     if spec.max_prediction_distance is not None:
         artifact = home.root / release.artifact
         manifest = Manifest.load(chapter.of_version(home, "bento", release.version))
@@ -146,26 +153,35 @@ def _setting(chapter: Chapter, home: Home, release: Release, plan: Plan) -> Mapp
     return setting
 
 
-def _needed_users(spec: RolloutSpec, plan: Plan) -> int | None:
-    """How many users an A/B takes to show that a metric got worse by its margin, whatever its values are
-    between their limits; None where no metric has both."""
-    weight = next(step.weight for step in plan.steps if step.kind == "ab")
-    return max(
-        (
-            users_watched((each.between[1] - each.between[0]) / 2, each.margin, weight, plan.alpha_of_step)
-            for each in spec.metrics
-            if each.between and each.margin
-        ),
-        default=None,
-    )
+def _needed_users(
+    home: Home, spec: RolloutSpec, stable: Release, step: Step, alpha: float
+) -> dict[str, int | None]:
+    """How many users an A/B takes to prove that a metric lost no more than its margin, by what stable had of
+    it for as long as the A/B takes at least. None where it was not known, and has no limits either."""
+    now, share = time.time(), alpha / len(step.guardrails)
+    spans = {stable.release_id: (now - step.min_seconds, now)}
+    return {
+        each.name: users_for_metric(
+            each.guardrail(), _past(home, each.measure(), stable, spans), step.weight, share
+        )
+        for each in spec.metrics
+    }
+
+
+def _past(home: Home, measure: Measure, stable: Release, spans: Spans) -> Moments | None:
+    try:
+        return take(measure, job_of(measure, stable.model, spans, home)).get(stable.release_id)
+    except MeasureFailed:  # there may be no past, or no labels yet; the rollout tells what is wrong for good
+        return None
 
 
 def _followed(
     context: dg.AssetExecutionContext, deployments: Deployments, rollout: Rollout, seconds: float
 ) -> Rollout:
     """As it is when it is over, or after so many seconds."""
-    if needed := rollout.setting.get("needed_users"):
-        context.log.info(f"the A/B takes {needed:,} users to show what its metrics must not lose")
+    for metric, needed in rollout.setting.get("needed_users", {}).items():
+        unknown = "not known; nothing of it is known of the past, and it has no limits (between)"
+        context.log.info(f"users that the A/B takes for {metric}: {f'{needed:,}' if needed else unknown}")
     for now in deployments.follow(rollout.canary.model, rollout.number, seconds):
         _tell(context, now)
         rollout = now

@@ -20,14 +20,17 @@ from typing import Any
 
 from pipelines.core.home import Home
 from pipelines.core.rollout.observation import Moments
-from pipelines.core.rollout.watch import PREDICTIONS, Measure, Watch
+from pipelines.core.rollout.watch import PREDICTIONS, Measure
 from pipelines.gateways.logged_answers import segments_since
 
+Spans = Mapping[str, tuple[float, float]]
+"""From when to before when a release counts, in seconds since the epoch, by its id."""
 NICE = 10
 ALONE = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
 """DuckDB fetches nothing by itself. (Beyond this, it reads the files of the views and no others.)"""
 SMALL = {"threads": 1, "memory_limit": "1GB"}
 MOMENTS = "count(value), sum(value::double), sum(value::double * value::double)"
+HAS_USER, OF_USER = "\"user\" != ''", 'release_id, "user", avg(value::double) AS value'
 SUMS = "sum(count::double), sum(total::double), sum(squares::double)"
 
 
@@ -35,13 +38,17 @@ class MeasureFailed(ValueError):
     """Why a metric is not known, as a sentence."""
 
 
-def job_of(measure: Measure, watch: Watch, home: Home) -> dict[str, Any]:
-    """What the process is told: paths, and from when to when each release counts."""
+def job_of(
+    measure: Measure, model: str, spans: Spans, home: Home, users_file: Path | None = None
+) -> dict[str, Any]:
+    """What the process is told. Where users are counted, their values are written to `users_file`, as Parquet
+    with release_id, user and value."""
     return {
         "measure": measure.to_dict(),
-        "folder": str(home.prediction_log(watch.model)),
+        "folder": str(home.prediction_log(model)),
         "files": {name: str(home.data(glob)) for name, glob in measure.files.items()},
-        "spans": {release: watch.span(arm) for release, arm in watch.releases.items()},
+        "spans": dict(spans),
+        "users_file": str(users_file) if users_file else None,
     }
 
 
@@ -49,6 +56,7 @@ def moments(job: Mapping[str, Any]) -> dict[str, Moments]:
     """By release id. A release without any value is left out, and a value that is null is not counted: it is
     not known yet. Raises MeasureFailed, and whatever a user's function raises."""
     import duckdb
+    import pyarrow.parquet as pq
 
     measure, connection = Measure(**job["measure"]), duckdb.connect(config={**ALONE, **SMALL})
     try:
@@ -57,6 +65,10 @@ def moments(job: Mapping[str, Any]) -> dict[str, Moments]:
             found = _selected(connection, measure.sql)
         else:
             found = _relation(connection, _function(str(measure.function))(tables))
+        if {"release_id", "user", "value"} <= set(found.columns):
+            found = found.filter(HAS_USER).aggregate(OF_USER)
+            if job["users_file"]:
+                pq.write_table(found.to_arrow_table(), job["users_file"])
         return _moments(measure.name, found, list(job["spans"]))
     except duckdb.Error as error:
         raise MeasureFailed(f"DuckDB refuses {measure.name}: {error}") from error

@@ -4,14 +4,42 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Mapping
 from tempfile import TemporaryFile
+from typing import Any
 
 from pipelines.core.home import Home
 from pipelines.core.rollout.observation import Moments
 from pipelines.core.rollout.watch import Measure, Watch
-from pipelines.gateways.measures import job_of
+from pipelines.gateways.measures import MeasureFailed, job_of
 
+COMMAND = (sys.executable, "-m", "pipelines.gateways.measures")
 LATE_SECONDS = 300.0
+
+
+def take(measure: Measure, job: Mapping[str, Any]) -> dict[str, Moments]:
+    """Once, and wait for it; `job` is `measures.job_of`. By release id. Raises MeasureFailed."""
+    try:
+        done = subprocess.run(
+            COMMAND, input=json.dumps(job).encode(), capture_output=True, timeout=LATE_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise MeasureFailed(_too_long(measure.name)) from error
+    return _answer(measure.name, done.stdout, done.returncode)
+
+
+def _answer(name: str, said: bytes, code: int | None) -> dict[str, Moments]:
+    try:
+        answer = json.loads(said)
+    except ValueError as error:
+        raise MeasureFailed(f"the process that takes {name} ended with {code}") from error
+    if trouble := answer.get("trouble"):
+        raise MeasureFailed(trouble)
+    return {release: Moments(*figures) for release, figures in answer["moments"].items()}
+
+
+def _too_long(name: str) -> str:
+    return f"{name} takes longer than {LATE_SECONDS:g} seconds"
 
 
 class Measuring:
@@ -34,7 +62,7 @@ class Measuring:
             self._take(process)
         elif process is not None and took > LATE_SECONDS:
             self.close()
-            self._fail(f"{self._measure.name} takes longer than {LATE_SECONDS:g} seconds")
+            self._fail(_too_long(self._measure.name))
         elif process is None and took >= self._measure.every_seconds:
             try:
                 self._start(now)
@@ -52,25 +80,22 @@ class Measuring:
         self._started = now
         self._said.seek(0)
         self._said.truncate()
-        command = (sys.executable, "-m", "pipelines.gateways.measures")
-        job = json.dumps(job_of(self._measure, self._watch, self._home)).encode()
+        watch = self._watch
+        job = json.dumps(job_of(self._measure, watch.model, watch.spans, self._home)).encode()
         with TemporaryFile() as given:  # unlike a pipe, it is never full, and nobody waits at its end
             given.write(job)
             given.seek(0)
             self._process = subprocess.Popen(
-                command, stdin=given, stdout=self._said, stderr=subprocess.DEVNULL
+                COMMAND, stdin=given, stdout=self._said, stderr=subprocess.DEVNULL
             )
 
     def _take(self, process: subprocess.Popen) -> None:
         self._process = None
         self._said.seek(0)
         try:
-            answer = json.loads(self._said.read())
-        except ValueError:
-            return self._fail(f"the process that takes {self._measure.name} ended with {process.returncode}")
-        if trouble := answer.get("trouble"):
-            return self._fail(trouble)
-        self._keep({release: Moments(*figures) for release, figures in answer["moments"].items()})
+            self._keep(_answer(self._measure.name, self._said.read(), process.returncode))
+        except MeasureFailed as failed:
+            self._fail(str(failed))
 
     def _keep(self, found: dict[str, Moments]) -> None:
         fewer = [

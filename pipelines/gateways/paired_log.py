@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -71,23 +71,30 @@ class PairedLog:
         ]
         return replace(found, disagreements=tuple(shown))
 
-    def users(
-        self, value: str, combine: Literal["mean", "sum"] = "mean", stratum: str | None = None
-    ) -> pd.DataFrame:
+    def users(self, value: str, stratum: str | None = None) -> pd.DataFrame:
         """A line for each user and arm that answered: user, arm, value and stratum, as
-        `core.rollout.stratified` takes them. `value` is a column of the log, such as output_probability.
-        `stratum` is one too, or "day", as it was in the user's first row; None: all are in one."""
-        columns = ["user", value, *([stratum] if stratum not in (None, DAY) else [])]
+        `core.rollout.stratified` takes them. `value` is a column of the log, such as output_probability, of
+        which each has the mean. `stratum` is one too, or "day", as it was in the user's first row; None: all
+        are in one. Raises SettingsInvalid."""
+        values = f'SELECT "user", release_id, avg("{_quoted(value)}") AS value FROM log GROUP BY ALL'
+        return self._by_user(values, stratum, value)
+
+    def users_of(self, file: Path, stratum: str | None = None) -> pd.DataFrame:
+        """The same of values that are in a Parquet file: release_id, user and value. Those of users who are
+        not in the log are left out."""
+        place = str(file).replace("'", "''")
+        values = f"""SELECT "user"::VARCHAR AS "user", release_id, value FROM read_parquet('{place}')"""
+        return self._by_user(values, stratum)
+
+    def _by_user(self, values: str, stratum: str | None, *columns: str) -> pd.DataFrame:
         day = "strftime(DATE '1970-01-01' + CAST(epoch_us(time) // 86400000000 AS INTEGER), '%Y-%m-%d')"
         by = {None: "''", DAY: day}.get(stratum, f'CAST("{_quoted(stratum or "")}" AS VARCHAR)')
-        how = {"mean": "avg", "sum": "sum"}[combine]
         query = f"""
             WITH first AS (SELECT "user", arg_min(coalesce({by}, 'unknown'), time) AS stratum FROM log
                            WHERE release_id IN ($1, $2) AND "user" != '' GROUP BY "user")
-            SELECT "user", if(release_id = $1, 'stable', 'canary') AS arm,
-                   {how}("{_quoted(value)}")::DOUBLE AS value, any_value(stratum) AS stratum
-            FROM log JOIN first USING ("user") WHERE release_id IN ($1, $2) GROUP BY ALL ORDER BY ALL"""
-        with self._log(*columns) as log:
+            SELECT "user", if(release_id = $1, 'stable', 'canary') AS arm, value::DOUBLE AS value, stratum
+            FROM ({values}) JOIN first USING ("user") WHERE release_id IN ($1, $2) ORDER BY ALL"""
+        with self._log("user", *columns, *([stratum] if stratum not in (None, DAY) else [])) as log:
             return log.sql(query, params=[self.stable, self.canary]).df()
 
     @contextmanager

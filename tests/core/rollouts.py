@@ -112,7 +112,7 @@ def shadowed(rows: int = 4000, noise: float = 0.02) -> Agreement:
     return replace(found, disagreements=tuple(asked))
 
 
-def analysed(users: int = 12_000, effect: float = 0.03) -> Analysis:
+def analysed(users: int = 12_000, effect: float = 0.03, metric: str = "rebookings") -> Analysis:
     rng = np.random.default_rng(5)
     carrier = rng.choice(["AA", "B6", "DL", "UA", "HA"], users, p=[0.4, 0.3, 0.2, 0.095, 0.005])
     is_canary = rng.random(users) < 0.5
@@ -120,7 +120,7 @@ def analysed(users: int = 12_000, effect: float = 0.03) -> Analysis:
     value += rng.normal(0, 0.3, users) + effect * is_canary
     arm = np.where(is_canary, "canary", "stable")
     frame = pd.DataFrame({"user": np.arange(users), "arm": arm, "value": value, "stratum": carrier})
-    return stratified(frame, "rebookings", needed=20_000)
+    return stratified(frame, metric, needed=20_000)
 
 
 DRILL = Drill(OLD.release_id, NEW.release_id, 4000, 0, 1994, 0.043, 0.061, "2026-03-02T09:12:44.120+00:00")

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from pipelines.core.errors import SettingsInvalid
-from pipelines.core.rollout.sample_size import users_for_means, users_for_rates, users_to_show
+from pipelines.core.rollout.guardrails import Metric
+from pipelines.core.rollout.observation import Moments
+from pipelines.core.rollout.sample_size import (
+    users_for_means,
+    users_for_metric,
+    users_for_rates,
+    users_to_show,
+    users_watched,
+)
 
 
 def test_sample_sizes_are_those_of_the_books():
@@ -32,6 +40,19 @@ def test_the_largest_possible_effect_is_the_disagreement():
     assert users_to_show(0.04, 0.5) == users_for_rates(0.5, 0.04)
     assert users_to_show(0.04, 0.02) == users_for_rates(0.02, 0.04)
     assert users_to_show(0.0, 0.5) is None
+
+
+def test_a_metric_takes_as_many_as_its_past_says_or_else_as_its_limits_leave():
+    bounded = Metric("late", "lower", 0.02, (0.0, 1.0))
+    worst = users_for_metric(bounded, None, 0.5, 0.01)
+    assert worst == users_watched(0.5, 0.02, 0.5, 0.02)
+    rates = {count: Moments(count, 0.1 * count, 0.1 * count) for count in (99, 1000)}
+    assert users_for_metric(bounded, rates[99], 0.5, 0.01) == worst, "too few to know"
+    known = users_for_metric(bounded, rates[1000], 0.5, 0.01)
+    assert known == pytest.approx(users_watched(0.3, 0.02, 0.5, 0.02), rel=0.01)
+    assert users_for_metric(Metric("spend", "higher", 1.0), None, 0.5, 0.01) is None
+    assert users_for_metric(Metric("late", "lower", 0.0, (0.0, 1.0)), rates[1000], 0.5, 0.01) is None
+    assert users_for_metric(bounded, Moments(1000, 0.0, 0.0), 0.5, 0.01) == worst, "never seen is not never"
 
 
 @pytest.mark.parametrize(

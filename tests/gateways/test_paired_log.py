@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bentos.contract import Contract, Field
@@ -100,7 +101,7 @@ def test_releases_that_share_no_request_have_no_pairs(tmp_path):
 def test_users_have_one_value_an_arm_and_the_stratum_of_their_first_row(tmp_path):
     write(tmp_path, "old", list("abcd"), [0.1, 0.3, 0.5, 0.7], user=["ann", "bob", "ann", ""])
     write(tmp_path, "new", list("ef"), [0.9, None], user=["cem", "ann"])
-    users = both(tmp_path).users("output_probability", stratum="input_carrier")
+    users = both(tmp_path).users("output_probability", "input_carrier")
     assert users[["user", "arm", "stratum"]].to_numpy().tolist() == [
         ["ann", "canary", "AA"],
         ["ann", "stable", "AA"],
@@ -109,10 +110,17 @@ def test_users_have_one_value_an_arm_and_the_stratum_of_their_first_row(tmp_path
     ]
     assert users["value"].to_numpy() == pytest.approx([np.nan, 0.3, 0.3, 0.9], nan_ok=True)
     assert stratified(users, "probability").in_both == 1
-    summed = both(tmp_path).users("output_probability", "sum", "day").set_index(["user", "arm"])
-    assert summed.loc[("ann", "stable"), "value"] == pytest.approx(0.6)
-    assert set(summed["stratum"]) == {"2026-03-01"}
+    assert set(both(tmp_path).users("output_probability", "day")["stratum"]) == {"2026-03-01"}
     assert set(both(tmp_path).users("total_ms")["stratum"]) == {""}
+
+
+def test_values_of_users_from_elsewhere_have_the_strata_of_the_log(tmp_path):
+    write(tmp_path, "old", list("ab"), [0.1, 0.3], user=["1", "2"])
+    write(tmp_path, "new", ["c"], [0.9], user=["3"])
+    columns = {"release_id": ["old", "new", "new", "else"], "user": [1, 3, 4, 2], "value": [10, 30, 40, 20]}
+    pq.write_table(pa.table(columns), file := tmp_path / "it's.users")
+    users = both(tmp_path).users_of(file, "input_carrier")
+    assert users.to_numpy().tolist() == [["1", "stable", 10.0, "AA"], ["3", "canary", 30.0, "AA"]]
 
 
 def test_older_segments_have_no_user(tmp_path):

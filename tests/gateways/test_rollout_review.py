@@ -8,6 +8,7 @@ import nbformat
 import pytest
 
 from pipelines.core.rollout import timeline
+from pipelines.core.rollout.experiment import Experiment
 from pipelines.core.rollout.plan import Plan
 from pipelines.core.rollout.strategies import GUARDRAILS, canary, shadow
 from pipelines.gateways.notebooks import Papermill
@@ -37,7 +38,8 @@ def test_the_page_answers_from_the_top_down(tmp_path: Path):
     history, lines = run(PLAN, GOOD, rps=2000)
     write(tmp_path, history, lines)
     shadowed().save(tmp_path)
-    analysed().save(tmp_path)
+    told = (analysed(), analysed(effect=0.0, metric="delay <s>"))
+    Experiment(told, {"spend": "its table has no column user"}).save(tmp_path)
     DRILL.save(tmp_path)
     says = page(tmp_path)
     answers = [
@@ -53,8 +55,10 @@ def test_the_page_answers_from_the_top_down(tmp_path: Path):
         "The rows on which they disagree most",
         "<DL>",
         "rebookings is higher with the new release.",
-        "It was meant to take 20,000 users.",
+        "20,000 users were reckoned to be enough.",
         "Users were split as planned",
+        "No difference of delay <s> is shown.",
+        "spend is not known by user: its table has no column user.",
         "The rollback was rehearsed: 43 ms",
         "all have their digests still",
         "promoted v4-9f4c20e1 canary at 50 % did no harm",
@@ -63,7 +67,7 @@ def test_the_page_answers_from_the_top_down(tmp_path: Path):
     ]
     places = [says.find(answer) for answer in answers]
     assert -1 not in places, answers[places.index(-1)]
-    assert places == sorted(places) and says.endswith(" 2")
+    assert places == sorted(places) and says.endswith(" 3")
 
 
 def test_a_release_that_was_taken_back_has_the_reason_first_and_claims_nothing_else(tmp_path: Path):

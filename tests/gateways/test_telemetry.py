@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +33,8 @@ from pipelines.gateways.service_counts import EVERY_SECONDS
 from pipelines.gateways.telemetry import LogTelemetry, Telemetry
 from tests.bentos.tiny import CONTRACT, ROW
 from tests.fakes.telemetry import FakeTelemetry
-from tests.gateways.envoy_client import Client, free_port, serve, until
+from tests.gateways.envoy_client import Client, free_port, serve
+from tests.until import until
 
 SINCE = 1_700_000_000.0
 STABLE, CANARY = Target("v3", 3001), Target("v4", 3002)
@@ -284,8 +286,9 @@ def labelled(home) -> Home:
     return home
 
 
-def told(home: Home, **how) -> dict[str, Moments]:
-    return moments(job_of(Measure("late", **how), replace(WATCH, since=time.time() - 60), home))
+def told(home: Home, users_file: Path | None = None, **how) -> dict[str, Moments]:
+    watch = replace(WATCH, since=time.time() - 60)
+    return moments(job_of(Measure("late", **how), watch.model, watch.spans, home, users_file))
 
 
 FIRST = "SELECT release_id, output_probability AS value FROM predictions WHERE row = 0"
@@ -300,8 +303,21 @@ def test_sql_sees_predictions_and_labels(labelled):
     )
     found = told(labelled, sql=joined, files={"seen": "labels/*.csv"})
     assert found == {"v3": Moments(2, 1, 1), "v4": Moments(1, 1, 1)}
-    by_user = 'SELECT any_value(release_id) AS release_id, 1.0 AS value FROM predictions GROUP BY "user"'
-    assert told(labelled, sql=by_user) == {"v3": Moments(2, 2, 2), "v4": Moments(2, 2, 2)}
+
+
+def test_where_there_is_a_column_user_users_are_counted(labelled, tmp_path):
+    """ann asked twice; one more request has no user."""
+    answer(labelled, "v3", [0.9])
+    by_user = FIRST.replace("release_id,", 'release_id, "user",')
+    found = told(labelled, tmp_path / "users.parquet", sql=by_user)
+    assert {release: (each.count, each.total) for release, each in found.items()} == {
+        "v3": (2, pytest.approx(0.4)),
+        "v4": (2, pytest.approx(1.0)),
+    }
+    values = pq.read_table(tmp_path / "users.parquet").to_pandas().set_index("user")["value"]
+    assert values.to_dict() == pytest.approx({"ann": 0.2, "ben": 0.2, "cem": 0.4, "dan": 0.6})
+    told(labelled, tmp_path / "none.parquet", sql=FIRST)
+    assert not (tmp_path / "none.parquet").exists()
 
 
 def summed(tables):

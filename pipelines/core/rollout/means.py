@@ -18,7 +18,7 @@ def mean_difference(stable: Moments, canary: Moments, alpha: float) -> Bounds:
     larger variance of the two counts for both: an arm whose few values were alike by chance has not shown
     that it varies less."""
     values = 1 / (1 / stable.count + 1 / canary.count)
-    spread = math.sqrt(max(_variance(stable), _variance(canary)))
+    spread = max(deviation(stable), deviation(canary))
     moved = canary.total / canary.count - stable.total / stable.count
     off = spread * reach(values, alpha)
     return Bounds(float(moved - off), float(moved + off))
@@ -44,8 +44,9 @@ def mean_difference_within(
     return Bounds(float(found.low * width), float(found.high * width))
 
 
-def _variance(moments: Moments) -> float:
-    """Not less than rounding may have left of it in sums of squares."""
+def deviation(moments: Moments) -> float:
+    """The standard deviation of two values or more; not less than rounding may have left of it in sums of
+    squares."""
     square = moments.squares / moments.count
     found = (square - (moments.total / moments.count) ** 2) * moments.count / (moments.count - 1)
-    return max(found, ROUNDING * square)
+    return math.sqrt(max(found, ROUNDING * square))

@@ -8,7 +8,9 @@ import math
 from statistics import NormalDist
 
 from pipelines.core.errors import SettingsInvalid
-from pipelines.core.rollout.means import MIN_VALUES, reach
+from pipelines.core.rollout.guardrails import Metric
+from pipelines.core.rollout.means import MIN_VALUES, deviation, reach
+from pipelines.core.rollout.observation import Moments
 
 MOST_USERS = 10**12
 
@@ -56,6 +58,19 @@ def users_watched(
         middle = (fewest + most) // 2
         fewest, most = (fewest, middle) if shows(middle) else (middle + 1, most)
     return fewest
+
+
+def users_for_metric(metric: Metric, past: Moments | None, weight: float, alpha: float) -> int | None:
+    """Users that are enough to prove, with probability 80 %, that a metric lost no more than its margin, if
+    it lost nothing: by a bound that is watched and fails to hold with probability `alpha` at most.
+
+    The deviation is that of the `past`, or else the most that the metric's limits leave. None where neither
+    is known, or nothing may be lost."""
+    low, high = metric.between or (0.0, 0.0)
+    spread = (high - low) / 2
+    if past and past.count >= MIN_VALUES:
+        spread = deviation(past) or spread
+    return users_watched(spread, metric.margin, weight, 2 * alpha) if spread and metric.margin else None
 
 
 def users_to_show(

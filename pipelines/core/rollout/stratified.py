@@ -9,10 +9,8 @@ asymptotic confidence sequence of a mean applies (Waudby-Smith, Arbour, Sinha, K
 section 4: effects in randomized experiments). Users are taken to be independent, and each value complete.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,6 @@ from pipelines.core.rollout.means import MIN_VALUES, reach
 from pipelines.core.rollout.sequential import rate
 from pipelines.core.rollout.tally import Estimate
 
-FILE = "ab.json"
 COLUMNS = ("user", "arm", "value")
 OTHERS = "all others"
 """Strata with fewer than MIN_VALUES users in an arm, together."""
@@ -57,7 +54,7 @@ class Analysis:
     in_both      left out, as they met both releases; sticky routing leaves none
     overall      the difference over all users, of the strata in the shares that they have
     unstratified the same without strata
-    needed       users that it was meant to take, reckoned before the start; None: not reckoned
+    needed       users that are enough, as reckoned before the start; None: not reckoned
     strata       their differences hold together at `alpha`, as do their shares; `overall` does by itself
     """
 
@@ -89,9 +86,6 @@ class Analysis:
             for each in found["strata"]
         ]
         return cls(**{**found, **two, "strata": tuple(Stratum(**each) for each in inner)})
-
-    def save(self, folder: Path) -> None:
-        (folder / FILE).write_text(json.dumps(self.to_dict(), indent=2) + "\n")
 
 
 def stratified(

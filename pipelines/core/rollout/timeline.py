@@ -2,7 +2,7 @@
 
 A folder holds rollout.json, a list of the ledger's entries as `Entry.body()` with the digest: the one that
 put stable into production, then those of the rollout; and timeline.jsonl, a look a line, as the controller's
-process writes it. Beside them there may be shadow.json (`Agreement`), ab.json (`Analysis`) and drill.json
+process writes it. Beside them there may be shadow.json (`Agreement`), ab.json (`Experiment`) and drill.json
 (`Drill`).
 """
 

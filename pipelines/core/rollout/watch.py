@@ -19,7 +19,8 @@ PREDICTIONS = "predictions"
 @dataclass(frozen=True)
 class Measure:
     """A metric of labels or of the business. SQL or a function makes a table with release_id and value, one
-    row a request or user, or with release_id, count, total and squares.
+    row a request, or with release_id, count, total and squares. Where it also has a column user, users are
+    what is counted: the value of one is the mean of its rows, and rows without a user do not count.
 
     sql            one SELECT over the view `predictions`, the prediction log of both releases since the step
                    began, and over one view for each of `files`
@@ -76,6 +77,11 @@ class Watch:
     @property
     def releases(self) -> dict[str, ArmName]:
         return {self.stable.release_id: "stable", self.canary.release_id: "canary"}
+
+    @property
+    def spans(self) -> dict[str, tuple[float, float]]:
+        """By release id."""
+        return {release: self.span(arm) for release, arm in self.releases.items()}
 
     def span(self, arm: ArmName) -> tuple[float, float]:
         """From when to before when what an arm answered counts, in seconds since the epoch. After a flip of

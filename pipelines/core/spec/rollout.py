@@ -23,8 +23,9 @@ class MetricSpec(Settings):
     )
     sql: str | None = Field(
         default=None,
-        description="A query with the columns release_id and value, one row a request or user, over the view "
-        "predictions and those of `files`.",
+        description="A query with the columns release_id and value, one row a request, over the view "
+        "predictions and those of `files`. With a column user, users are counted, and an A/B is analysed by "
+        "them.",
     )
     function: str | None = Field(
         default=None, description="package.module:function that returns such a table instead."
