@@ -2,14 +2,11 @@
 time, while users ask for predictions and what serves them is killed. All parts are real.
 """
 
-import threading
+import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from itertools import count
+from contextlib import suppress
+from dataclasses import replace
 
-import httpx
 import psutil
 
 from pipelines.core.release import Release
@@ -17,29 +14,23 @@ from pipelines.core.rollout.guardrails import ErrorRate, Split
 from pipelines.core.rollout.strategies import canary
 from pipelines.gateways.deployments import Deployments
 from tests.bentos.tiny import ROW
+from tests.e2e.users import Users
 from tests.until import until
 
-CLIENTS, PAUSE_SECONDS, USERS = 12, 0.1, 500
+RPS = 120
 PLAN = canary((0.5,), (ErrorRate(0.1), Split(0.5)), min_requests=100, min_seconds=2.0, max_seconds=90.0)
 
 
-@dataclass
-class Asked:
-    """What users got: of each answer the release, and what failed."""
-
-    releases: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-
-
-def roll_out_twice(deployments: Deployments, stable: Release, new: Release, image: str) -> list[Asked]:
+def roll_out_twice(deployments: Deployments, stable: Release, new: Release, image: str) -> list[Users]:
     """Each time up to production and back to `stable`, which is on standby meanwhile and serves on."""
     deployments.take_over(stable)
     return [_there_and_back(deployments, each) for each in (new, replace(new, image=image))]
 
 
-def _there_and_back(deployments: Deployments, release: Release) -> Asked:
+def _there_and_back(deployments: Deployments, release: Release) -> Users:
     standing = deployments.ledger.standing
-    with _users(deployments.router.address) as asked:
+    port = int(deployments.router.address.rpartition(":")[2])
+    with Users(port, RPS, body=json.dumps({"rows": [ROW]}).encode()) as users:
         deployments.begin(release, PLAN, {"standby_seconds": 600})
         _kill_service(deployments, release)
         until(lambda: standing(release.model).rollouts[-1].outcome)
@@ -48,7 +39,7 @@ def _there_and_back(deployments: Deployments, release: Release) -> Asked:
         deployments.roll_back(release.model, "it is to be so")
         time.sleep(0.5)  # the former one has them again
     assert release.process not in deployments.processes.states()
-    return asked
+    return users
 
 
 def _kill_service(deployments: Deployments, release: Release) -> None:
@@ -73,31 +64,3 @@ def _serving(port: int) -> psutil.Process | None:
     """What runs the service at this port, inside of its container where it has one."""
     found = (each for each in psutil.process_iter(["cmdline", "name"]) if each.info["name"] != "podman")
     return next((each for each in found if f"--port {port}" in " ".join(each.info["cmdline"] or ())), None)
-
-
-@contextmanager
-def _users(address: str) -> Iterator[Asked]:
-    """Ask while the block runs."""
-    asked, over = Asked(), threading.Event()
-    threads = [threading.Thread(target=_ask, args=(address, each, asked, over)) for each in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield asked
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
-
-
-def _ask(address: str, first: int, asked: Asked, over: threading.Event) -> None:
-    with httpx.Client(base_url=address, timeout=30) as client:
-        for turn in count(first, CLIENTS):
-            if over.wait(PAUSE_SECONDS):
-                return
-            try:
-                headers = {"x-user-id": f"user-{turn % USERS}"}
-                answer = client.post("/predict", json={"rows": [ROW]}, headers=headers).raise_for_status()
-                asked.releases.append(answer.headers["x-release-id"])
-            except httpx.HTTPError as error:
-                asked.failures.append(repr(error))

@@ -3,9 +3,7 @@ schedule and processes are killed: the real router, supervisor, controller and l
 small as can be.
 """
 
-import asyncio
 import sys
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,86 +19,12 @@ from pipelines.gateways.envoy import Envoy
 from pipelines.gateways.ledger import open_ledger
 from pipelines.gateways.processes import Command, Supervisor
 from pipelines.gateways.services import free_port
+from tests.e2e.users import Answer, Users
 from tests.gateways.test_deployments import ScriptStore, release
 from tests.until import until
 
-USERS, CONNECTIONS = 500, 48
 GUARDRAILS = (ErrorRate(0.1), Split(0.5))
 PACE = {"min_requests": 150, "min_seconds": 2.0, "max_seconds": 45.0}
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a user got; `at` is when it was asked, `late_seconds` how long after it was due."""
-
-    at: float
-    user: str
-    status: int
-    release: str | None
-    unready: bool
-    late_seconds: float
-    seconds: float
-
-
-@dataclass
-class Users:
-    """Ask `rps` times a second, each user in turn, while the block runs and until there are `at_least`
-    answers."""
-
-    port: int
-    rps: float
-    at_least: int
-    answers: list[Answer] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-
-    def __enter__(self) -> "Users":
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._ask()))
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._over.set()
-        self._thread.join()
-
-    @property
-    def failed(self) -> list:
-        """What was not answered well, but by the release that fails by itself."""
-        bad = [each for each in self.answers if each.status != 200 and each.release != "r4"]
-        return [*self.failures, *bad]
-
-    async def _ask(self) -> None:
-        self._next, self._start = 0, time.monotonic()
-        await asyncio.gather(*(self._connection() for _ in range(CONNECTIONS)))
-
-    async def _connection(self) -> None:
-        reader = writer = None
-        while not (self._over.is_set() and self._next >= self.at_least):
-            number, self._next = self._next, self._next + 1
-            due = self._start + number / self.rps
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-            try:
-                if writer is None or reader is None:
-                    reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-                self.answers.append(await _asked(reader, writer, f"user-{number % USERS}", due))
-            except (OSError, EOFError) as error:
-                self.failures.append(repr(error))
-                reader = writer = None
-        if writer is not None:
-            writer.close()
-
-
-async def _asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, user: str, due: float) -> Answer:
-    late, at = time.monotonic() - due, time.time()
-    writer.write(
-        b"POST /predict HTTP/1.1\r\nhost: x\r\nx-user-id: %s\r\ncontent-length: 2\r\n\r\n{}" % user.encode()
-    )
-    head = (await reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
-    headers = dict(line.split(": ", 1) for line in head[1:] if line)
-    await reader.readexactly(int(headers["content-length"]))
-    release_id = headers.get("x-release-id")
-    took = time.time() - at
-    return Answer(at, user, int(head[0].split()[1]), release_id, "x-unready" in headers, late, took)
 
 
 @dataclass
@@ -113,6 +37,11 @@ class Course:
 
     def between(self, begin: str, end: str) -> list[Answer]:
         return [each for each in self.users.answers if self.times[begin] <= each.at < self.times[end]]
+
+    @property
+    def failed(self) -> list:
+        """What was not answered well, but by the release that fails by itself."""
+        return self.users.failed(bad="r4")
 
     @property
     def met_harm(self) -> int:

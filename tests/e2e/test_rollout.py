@@ -15,7 +15,7 @@ def course(tmp_path_factory) -> Course:
 
 
 def test_no_request_fails_and_none_meets_a_service_that_is_not_ready(course):
-    assert len(course.users.answers) >= REQUESTS and course.users.failed == []
+    assert len(course.users.answers) >= REQUESTS and course.failed == []
     assert not any(each.unready for each in course.users.answers)
 
 

@@ -231,10 +231,11 @@ def test_one_plan_leads_processes_and_containers_alike(real, tmp_path, monkeypat
         assert not podman(real.containers.env, "ps", "--all", "--quiet"), "a container goes with its release"
     finally:
         installation.deployments.down()
-    for asked in rounds:
-        assert asked.failures == []
-        assert min(asked.releases.count(each.release_id) for each in (stable, new)) > 100
-        assert asked.releases[-1] == stable.release_id
+    for users in rounds:
+        assert users.failed() == []
+        answered = [each.release for each in users.answers]
+        assert min(answered.count(each.release_id) for each in (stable, new)) > 100
+        assert answered[-1] == stable.release_id
     first, *entries = installation.ledger.history("tiny")
     alike, image = ("started", "promoted", "restored"), real.image.reference
     assert first.action == "deployed"

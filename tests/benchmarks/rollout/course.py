@@ -20,7 +20,7 @@ def _round() -> dict:
     answers = found.users.answers
     return {
         "requests": len(answers),
-        "failed": len(found.users.failed),
+        "failed": len(found.failed),
         "met_unready": sum(each.unready for each in answers),
         "moved_back": len(found.moved_back()),
         "met_harm": found.met_harm,
