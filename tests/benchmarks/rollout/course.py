@@ -4,6 +4,7 @@ the real router, supervisor, controller and ledger (tests/e2e/course.py)."""
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tests.benchmarks.harness.report import show
 from tests.e2e.course import run_course
 
 RPS, REQUESTS = 800, 20_000
@@ -11,7 +12,9 @@ RPS, REQUESTS = 800, 20_000
 
 def course(rounds: int) -> dict:
     """What the users noticed, of each round."""
-    return {"rps": RPS, "rounds": [_round() for _ in range(rounds)]}
+    found = [_round() for _ in range(rounds)]
+    show(f"a course of rollouts at {RPS} requests a second", found)
+    return {"rps": RPS, "rounds": found}
 
 
 def _round() -> dict:
