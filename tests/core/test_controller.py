@@ -112,7 +112,28 @@ def test_a_canary_that_is_gone_is_waited_for_a_little():
     back = after(70, look(at=0.3), after(65, gone, state).state)
     assert back.action == "hold" and after(75, gone, back.state).action == "hold"
     decision = after(75, gone, after(65, gone, state).state)
-    assert (decision.action, decision.why) == ("roll_back", "the canary has been gone for 10 seconds")
+    assert decision.action == "roll_back" and decision.why.startswith(
+        "the canary has been gone for 10 seconds"
+    )
+
+
+def test_a_canary_that_comes_and_goes_is_given_up():
+    """Three seconds away, one second there, and again."""
+    gone, state, at = replace(GOOD, canary=None), BEGUN, BEGUN.at
+    decisions = []
+    while not state.is_over and at < BEGUN.at + 60:
+        at += 1
+        decision = after(at - BEGUN.since, look(at=0.3) if at % 4 == 0 else gone, state)
+        state, decisions = decision.state, [*decisions, decision.action]
+    assert decisions[-1] == "roll_back" and 15 < len(decisions) < 25
+    assert set(decisions[:-1]) == {"hold"}
+
+
+def test_a_canary_that_was_back_for_as_long_is_waited_for_anew():
+    gone, state = replace(GOOD, canary=None), BEGUN
+    for seconds, seen in ((61, gone), (69, gone), (70, look(at=0.3)), (79, look(at=0.3)), (80, gone)):
+        state = after(seconds, seen, state).state
+    assert after(89, gone, state).action == "hold" and after(90, gone, state).action == "roll_back"
 
 
 def test_where_nothing_is_known_the_canary_is_not_known_to_be_gone():

@@ -10,6 +10,7 @@ unready   it is never ready
 warms     nor in its first half second, and says x-unready in what it answers meanwhile
 slow      it answers after 30 s
 fragile   it is gone at the first request
+poisoned  it is gone at the twentieth
 fails     it answers 500
 """
 
@@ -39,7 +40,7 @@ class Service:
             body = "\n".join(self.seen).encode()
         elif body not in (b"/readyz", b"/livez"):
             self.seen.append(dict(scope["headers"]).get(b"x-request-id", b"").decode())
-            if self.mode == "fragile":
+            if len(self.seen) == {"fragile": 1, "poisoned": 20}.get(self.mode):
                 os._exit(1)
             await asyncio.sleep(SLOW_SECONDS if self.mode == "slow" else float(asked.get("seconds", 0)))
         cold = time.monotonic() < self.warm_at

@@ -5,10 +5,11 @@
                 ├──────────┴───▶ rolled_back    harm, a canary that is gone, or no certainty by the deadline
                 └──────────────▶ ended          an experiment was concluded; all users are with stable
 
-Harm rolls back at once, as does a canary that stays away longer than the grace. What is missing, makes no
-sense or does not arrive as planned holds a step, and what holds at its deadline is rolled back. Only a step
-in which every guardrail is satisfied leads to the next. Nothing is remembered outside of `State`: one that
-was saved is continued as if it had never been put away, and the same look twice changes nothing.
+Harm rolls back at once, as does a canary that stays away longer than the grace, or comes and goes. What is
+missing, makes no sense or does not arrive as planned holds a step, and what holds at its deadline is rolled
+back. Only a step in which every guardrail is satisfied leads to the next. Nothing is remembered outside of
+`State`: one that was saved is continued as if it had never been put away, and the same look twice changes
+nothing.
 """
 
 import math
@@ -48,7 +49,8 @@ class State:
     why              the sentence of the latest decision
     since, at        when the step began, and the latest that the caller's clock has shown, in seconds: one
                      that goes backwards stands still until it has caught up
-    gone_since       when the canary was first found gone; None while it is there
+    gone_since       when the canary was first found gone, and later by twice the time that it was back since;
+                     None once it was back for as long as it had been gone
     history          what was done, oldest first
     """
 
@@ -105,7 +107,7 @@ def advance(state: State, plan: Plan, look: Observation, now: float) -> Decision
     """One look at the step that goes on: counts since `state.since`, timed by the clock of `now`."""
     if state.is_over:
         return Decision(state, "hold", state.why)
-    state, step = _seen(replace(state, at=max(state.at, now)), look), plan.steps[state.step]
+    state, step = _seen(state, look, max(state.at, now)), plan.steps[state.step]
     if foreign := _foreign(state, step, look):
         return _hold(state, step, "held", foreign) if state.seconds else Decision(state, "hold", foreign)
     found = judge(look, step.guardrails, plan.alpha_of_step, step.min_requests)
@@ -124,7 +126,8 @@ def _decide(state: State, plan: Plan, step: Step, look: Observation, found: Asse
         return roll_back(state, "; ".join(harm), state.at)
     gone = None if state.gone_since is None else state.at - state.gone_since
     if gone is not None and gone >= plan.grace_seconds:
-        return roll_back(state, f"the canary has been gone for {gone:.0f} seconds", state.at)
+        why = f"the canary has been gone for {gone:.0f} seconds, less those that it was back"
+        return roll_back(state, why, state.at)
     doubts, waits = _doubts(state, plan, look, found), _waits(state, step, look, found)
     if doubts or waits:
         return _hold(state, step, "held" if doubts else "running", "; ".join(doubts + waits))
@@ -134,13 +137,16 @@ def _decide(state: State, plan: Plan, step: Step, look: Observation, found: Asse
     return _finish(state, "ended", "end", 0.0, why)
 
 
-def _seen(state: State, look: Observation) -> State:
-    """Whether the canary is there; where nothing is known of stable either, that is not known."""
-    if look.canary:
-        return replace(state, gone_since=None)
-    if look.stable and state.gone_since is None:
-        return replace(state, gone_since=state.at)
-    return state
+def _seen(state: State, look: Observation, at: float) -> State:
+    """Whether the canary is there; where nothing is known of stable either, that is not known. One that comes
+    and goes is as bad as one that is gone: it was back for nothing unless for as long."""
+    gone_since = state.gone_since
+    if look.canary and gone_since is not None:
+        gone = (state.at - gone_since) - (at - state.at)
+        gone_since = at - gone if gone > 0 else None
+    elif look.stable and not look.canary and gone_since is None:
+        gone_since = at
+    return replace(state, at=at, gone_since=gone_since)
 
 
 def _foreign(state: State, step: Step, look: Observation) -> str | None:
