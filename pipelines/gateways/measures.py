@@ -30,7 +30,7 @@ ALONE = {"autoinstall_known_extensions": False, "autoload_known_extensions": Fal
 """DuckDB fetches nothing by itself. (Beyond this, it reads the files of the views and no others.)"""
 SMALL = {"threads": 1, "memory_limit": "1GB"}
 MOMENTS = "count(value), sum(value::double), sum(value::double * value::double)"
-HAS_USER, OF_USER = "\"user\" != ''", 'release_id, "user", avg(value::double) AS value'
+HAS_USER, OF_USER = "\"user\"::VARCHAR != ''", 'release_id, "user", avg(value::double) AS value'
 SUMS = "sum(count::double), sum(total::double), sum(squares::double)"
 
 

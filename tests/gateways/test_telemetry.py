@@ -316,6 +316,7 @@ def test_where_there_is_a_column_user_users_are_counted(labelled, tmp_path):
     }
     values = pq.read_table(tmp_path / "users.parquet").to_pandas().set_index("user")["value"]
     assert values.to_dict() == pytest.approx({"ann": 0.2, "ben": 0.2, "cem": 0.4, "dan": 0.6})
+    assert told(labelled, sql=by_user.replace('"user"', 'row AS "user"'))["v3"].count == 1, "or by number"
     told(labelled, tmp_path / "none.parquet", sql=FIRST)
     assert not (tmp_path / "none.parquet").exists()
 
