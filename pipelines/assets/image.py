@@ -65,10 +65,8 @@ def _image(chapter: Chapter) -> dg.AssetsDefinition:
             facts = containers.examine(built.reference, folder)
             described = {**asdict(built), "limits": asdict(resources), "facts": asdict(facts)}
             (folder / IMAGE_FILE).write_text(json.dumps(described, indent=2) + "\n")
-            bill, most_megabytes = (
-                json.loads((folder / BILL_FILE).read_text()),
-                spec.serving.max_image_megabytes,
-            )
+            bill = json.loads((folder / BILL_FILE).read_text())
+            most_megabytes = spec.serving.max_image_megabytes
             verdict = judge_image(facts, built.reference, manifest.sha256, bill, most_megabytes)
             verdict.save(folder)
             seal(folder)

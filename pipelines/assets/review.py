@@ -27,7 +27,7 @@ from pipelines.core.rollout.watch import Measure
 from pipelines.core.spec import GateSpec
 from pipelines.gateways.journal import Journal
 from pipelines.gateways.ledger import Ledger
-from pipelines.gateways.measures import MeasureFailed, job_of
+from pipelines.gateways.measures import MeasureFailed
 from pipelines.gateways.measuring import take
 from pipelines.gateways.notebooks import Notebooks
 from pipelines.gateways.paired_log import PairedLog
@@ -143,7 +143,7 @@ def _users_of(measure: Measure, home: Home, log: PairedLog, rollout: Rollout, st
     spans = dict.fromkeys((log.stable, log.canary), (since, until))
     with TemporaryDirectory() as temp:
         file = Path(temp) / "users.parquet"
-        take(measure, job_of(measure, rollout.canary.model, spans, home, file))
+        take(measure, rollout.canary.model, spans, home, file)
         if not file.exists():
             raise MeasureFailed("its table has no column user")
         return log.users_of(file, stratum)

@@ -31,7 +31,7 @@ from pipelines.gateways.alias import settle
 from pipelines.gateways.containers import Containers
 from pipelines.gateways.deployments import Deployments
 from pipelines.gateways.ledger import Ledger
-from pipelines.gateways.measures import MeasureFailed, Spans, job_of
+from pipelines.gateways.measures import MeasureFailed, Spans
 from pipelines.gateways.measuring import take
 from pipelines.gateways.registry import Registry
 from pipelines.gateways.tables import replacing_folder
@@ -136,7 +136,7 @@ def _setting(
     chapter: Chapter, home: Home, release: Release, stable: Release, plan: Plan
 ) -> Mapping[str, Any]:
     """What the controller has to know beside the plan: how long stable is kept ready afterwards, the bins
-    that answers are counted in, and where metrics come from."""
+    that answers are counted in, and where metrics come from; for the report, how many users an A/B takes."""
     spec = chapter.spec.rollout
     setting: dict[str, Any] = {"standby_seconds": spec.standby_seconds}
     setting["metrics"] = [metric.measure().to_dict() for metric in spec.metrics]
@@ -157,7 +157,8 @@ def _needed_users(
     home: Home, spec: RolloutSpec, stable: Release, step: Step, alpha: float
 ) -> dict[str, int | None]:
     """How many users an A/B takes to prove that a metric lost no more than its margin, by what stable had of
-    it for as long as the A/B takes at least. None where it was not known, and has no limits either."""
+    it for as long as the A/B takes at least. None where nothing may be lost, or that is not known and there
+    are no limits either."""
     now, share = time.time(), alpha / len(step.guardrails)
     spans = {stable.release_id: (now - step.min_seconds, now)}
     return {
@@ -170,7 +171,7 @@ def _needed_users(
 
 def _past(home: Home, measure: Measure, stable: Release, spans: Spans) -> Moments | None:
     try:
-        return take(measure, job_of(measure, stable.model, spans, home)).get(stable.release_id)
+        return take(measure, stable.model, spans, home).get(stable.release_id)
     except MeasureFailed:  # there may be no past, or no labels yet; the rollout tells what is wrong for good
         return None
 
@@ -180,7 +181,7 @@ def _followed(
 ) -> Rollout:
     """As it is when it is over, or after so many seconds."""
     for metric, needed in rollout.setting.get("needed_users", {}).items():
-        unknown = "not known; nothing of it is known of the past, and it has no limits (between)"
+        unknown = "not known, for want of a margin, or of both a past and limits (between)"
         context.log.info(f"users that the A/B takes for {metric}: {f'{needed:,}' if needed else unknown}")
     for now in deployments.follow(rollout.canary.model, rollout.number, seconds):
         _tell(context, now)

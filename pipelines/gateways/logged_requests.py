@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.home import Home
-from pipelines.core.rollout.counting import Tally, count
+from pipelines.core.rollout.counting import ArmTally, count
 from pipelines.core.rollout.observation import ArmName
 from pipelines.core.rollout.watch import Watch
 from pipelines.gateways import access_log
@@ -23,7 +23,7 @@ class LoggedRequests:
         self._watch, self._trouble = watch, ""
         self._tail = Tail(partial(_files, access_log.file(home), watch.span("stable")[0]))
 
-    def add(self, tallies: Mapping[ArmName, Tally], now: float) -> set[ArmName]:
+    def add(self, tallies: Mapping[ArmName, ArmTally], now: float) -> set[ArmName]:
         """Count what is new; the arms of which all is counted."""
         self._trouble = ""
         try:
@@ -40,7 +40,7 @@ class LoggedRequests:
     def troubles(self) -> dict[str, str]:
         return {"access log": self._trouble}
 
-    def _count(self, chunk: bytes, tallies: Mapping[ArmName, Tally]) -> None:
+    def _count(self, chunk: bytes, tallies: Mapping[ArmName, ArmTally]) -> None:
         watch = self._watch
         now = _lines(chunk, f'"{watch.label}"')
         ours = (line for line in now if line["route"] == watch.label)

@@ -1,28 +1,29 @@
-"""A metric that is taken again and again beside the controller, which never waits for it."""
+"""A metric that is taken by a process of its own: once, or again and again beside the controller, which never
+waits for it."""
 
 import json
 import math
 import subprocess
 import sys
-from collections.abc import Mapping
+from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
 
 from pipelines.core.home import Home
 from pipelines.core.rollout.observation import Moments
 from pipelines.core.rollout.watch import Measure, Watch
-from pipelines.gateways.measures import MeasureFailed, job_of
+from pipelines.gateways.measures import MeasureFailed, Spans, job_of
 
 COMMAND = (sys.executable, "-m", "pipelines.gateways.measures")
 LATE_SECONDS = 300.0
 
 
-def take(measure: Measure, job: Mapping[str, Any]) -> dict[str, Moments]:
-    """Once, and wait for it; `job` is `measures.job_of`. By release id. Raises MeasureFailed."""
+def take(
+    measure: Measure, model: str, spans: Spans, home: Home, users_file: Path | None = None
+) -> dict[str, Moments]:
+    """Once, and wait for it. By release id; for the rest see `measures.job_of`. Raises MeasureFailed."""
+    job = json.dumps(job_of(measure, model, spans, home, users_file)).encode()
     try:
-        done = subprocess.run(
-            COMMAND, input=json.dumps(job).encode(), capture_output=True, timeout=LATE_SECONDS, check=False
-        )
+        done = subprocess.run(COMMAND, input=job, capture_output=True, timeout=LATE_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
         raise MeasureFailed(_too_long(measure.name)) from error
     return _answer(measure.name, done.stdout, done.returncode)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from http.client import HTTPException
 from urllib.request import urlopen
 
-from pipelines.core.rollout.counting import Rises, Tally
+from pipelines.core.rollout.counting import ArmTally, Rises
 from pipelines.core.rollout.observation import ArmName
 from pipelines.core.rollout.watch import Watch
 
@@ -45,7 +45,7 @@ class ServiceRequests:
             "canary": ServiceCounts(watch.canary.port),
         }
 
-    def add(self, tallies: Mapping[ArmName, Tally], now: float) -> set[ArmName]:
+    def add(self, tallies: Mapping[ArmName, ArmTally], now: float) -> set[ArmName]:
         known = set[ArmName]()
         for arm, service in self._services.items():
             if found := service.look(now):

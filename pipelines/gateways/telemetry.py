@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 
 from pipelines.core.home import Home
-from pipelines.core.rollout.counting import Tally
+from pipelines.core.rollout.counting import ArmTally
 from pipelines.core.rollout.observation import Arm, ArmName, Moments
 from pipelines.core.rollout.watch import Watch
 from pipelines.gateways.logged_answers import LoggedAnswers
@@ -71,7 +71,7 @@ class _View:
     def __init__(self, home: Home, watch: Watch) -> None:
         self.watch = watch
         bins = len(watch.answers.edges) + 1 if watch.answers else 0
-        self._tallies: dict[ArmName, Tally] = {"stable": Tally(bins), "canary": Tally(bins)}
+        self._tallies: dict[ArmName, ArmTally] = {"stable": ArmTally(bins), "canary": ArmTally(bins)}
         self._requests = ServiceRequests(watch) if watch.kind == "shadow" else LoggedRequests(home, watch)
         self._answers = LoggedAnswers(home.prediction_log(watch.model), watch)
         self._measuring = {each.name: Measuring(each, watch, home) for each in watch.measures}

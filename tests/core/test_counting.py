@@ -5,7 +5,7 @@ import math
 import pytest
 
 from pipelines.core.errors import SettingsInvalid
-from pipelines.core.rollout.counting import Rises, Tally, count, whose
+from pipelines.core.rollout.counting import ArmTally, Rises, count, whose
 from pipelines.core.rollout.observation import ArmName
 from pipelines.core.rollout.routes import Target
 from pipelines.core.rollout.watch import DAY_SECONDS, Measure, Watch
@@ -61,7 +61,7 @@ def test_whose_a_request_is_and_whether_it_failed(others, said):
 
 
 def test_latencies_are_of_successes_by_ascending_ends():
-    tallies: dict[ArmName, Tally] = {"stable": Tally(), "canary": Tally()}
+    tallies: dict[ArmName, ArmTally] = {"stable": ArmTally(), "canary": ArmTally()}
     times = [50, 100, 101, 1500, 99e6, 200e6]
     lines = [*(line(us=us) for us in times), line(us=None), line(us=7, status=500), line(status=400)]
     count(lines, RELEASES, tallies)
@@ -76,7 +76,7 @@ def test_latencies_are_of_successes_by_ascending_ends():
 
 def counted(*lines: dict, one_by_one: bool = False) -> tuple[int, int]:
     """Requests and errors of the canary, by its tally."""
-    tallies: dict[ArmName, Tally] = {"stable": Tally(), "canary": Tally()}
+    tallies: dict[ArmName, ArmTally] = {"stable": ArmTally(), "canary": ArmTally()}
     for piece in ([each] for each in lines) if one_by_one else [lines]:
         count(piece, RELEASES, tallies)
     arm = tallies["canary"].arm()
@@ -107,7 +107,7 @@ def test_what_was_answered_with_an_error_is_counted_each_time():
 
 
 def test_an_arm_only_grows_and_one_without_answers_has_no_predictions():
-    tally = Tally(bins=3)
+    tally = ArmTally(bins=3)
     assert tally.arm().predictions == ()
     tally.answered([0, 0, 0])
     assert tally.arm().predictions == ()

@@ -22,7 +22,7 @@ FACTS = itemgetter("arm", "release", "status", "flags", "attempts", "method", "f
 Fate = Literal["succeeded", "failed", "broke_off"]
 
 
-class Tally:
+class ArmTally:
     """What was counted of one arm; nothing is ever taken off."""
 
     def __init__(self, bins: int = 0) -> None:
@@ -104,7 +104,7 @@ def _whose(facts: tuple, releases: Mapping[str, ArmName]) -> tuple[ArmName, Fate
 
 
 def count(
-    lines: Iterable[Mapping[str, Any]], releases: Mapping[str, ArmName], tallies: Mapping[ArmName, Tally]
+    lines: Iterable[Mapping[str, Any]], releases: Mapping[str, ArmName], tallies: Mapping[ArmName, ArmTally]
 ) -> None:
     """Add lines of the access log, in its order, to the `tallies`, by arm. Latencies are of successes only:
     how quickly something fails makes it no better."""
