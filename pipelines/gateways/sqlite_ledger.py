@@ -15,7 +15,7 @@ from pipelines.gateways.sql_ledger import BACKUP, WAIT_SECONDS, SqlLedger
 class SqliteLedger(SqlLedger):
     """A file that appears with the first entry. Several programs may use it at once."""
 
-    begin = ("PRAGMA journal_mode = WAL", "BEGIN IMMEDIATE")
+    begin = ("BEGIN IMMEDIATE",)
     protection = tuple(
         f"CREATE TRIGGER no_{change} BEFORE {change} ON seatrial_ledger "
         "BEGIN SELECT RAISE(ABORT, 'the ledger is only added to'); END"

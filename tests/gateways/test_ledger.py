@@ -32,18 +32,27 @@ REAL = ["sqlite", pytest.param("postgres", marks=pytest.mark.e2e)]
 
 PROGRAM = """
 import json, multiprocessing, sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from pipelines.core.errors import LedgerMoved
 from pipelines.core.home import Home
 from pipelines.gateways.ledger import open_ledger
 
-def opened():
-    return open_ledger(sys.argv[1] or None, Home(Path(sys.argv[2])))
+def opened(folder=""):
+    return open_ledger(sys.argv[1] or None, Home(Path(sys.argv[2], folder)))
+
+def begin(number):
+    for folder in map(str, range(40)):
+        ready.wait(60)
+        try:
+            opened(folder).append("churn", "deployed", after=0)
+        except LedgerMoved:
+            pass
 
 def compete(number):
     ledger, count, won = opened(), Path(sys.argv[2], "count"), []
     for after in range(4):
-        ready.wait()
+        ready.wait(60)  # in vain where another fails
         try:
             won.append(ledger.append("churn", "deployed", after=after).sequence)
         except LedgerMoved:
@@ -56,8 +65,8 @@ ALL_AT_ONCE = """
 opened()  # imports, once for all, what each needs
 forked = multiprocessing.get_context("fork")
 ready = forked.Barrier(8)
-with forked.Pool(8) as pool:
-    print(json.dumps(pool.map(compete, range(8), 1)))
+with ProcessPoolExecutor(8, forked) as pool:  # whose map ends too where an error can't be pickled
+    print(json.dumps(list(pool.map({}, range(8)))))
 """
 WITHOUT_END = """
 ledger, after = opened(), 0
@@ -226,11 +235,20 @@ def test_what_is_no_entry_is_a_sentence(real):
 def test_of_programs_that_saw_the_same_one_wins(real):
     ledger, arguments = real
     Path(arguments[1], "count").touch()
-    program = run(ALL_AT_ONCE, arguments)
+    program = run(ALL_AT_ONCE.format("compete"), arguments)
     won = [number for of_one in json.loads(program.communicate()[0]) for number in of_one]
     assert sorted(won) == [1, 2, 3, 4] == [each.sequence for each in ledger.history("churn")]
     assert ledger.fault() is None
     assert Path(arguments[1], "count").read_text() == "32"  # one turn at a time
+
+
+def test_programs_may_begin_a_file_together(tmp_path):
+    program = run(ALL_AT_ONCE.format("begin"), ("", str(tmp_path)))
+    program.communicate()
+    assert program.returncode == 0
+    for folder in map(str, range(40)):
+        ledger = open_ledger(None, Home(tmp_path / folder))
+        assert len(ledger.history("churn")) == 1 and ledger.fault() is None
 
 
 def test_a_writer_that_is_killed_loses_nothing_and_its_turn(real):
