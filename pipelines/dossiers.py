@@ -106,7 +106,7 @@ def check(
         return Check(release, at, None, faults, entries, asked)
     chain = ledger.fault(dossier.head.get("digest", NOTHING))
     findings = (Finding("the ledger", chain or ""), Finding("the dossier"))
-    findings += tuple(examine(dossier, home.root, image_digest))
+    findings += tuple(examine(dossier, home.root, image_digest, home.evidence))
     return Check(release, at, dossier.file(folder), findings, entries, asked)
 
 
@@ -148,6 +148,10 @@ def print_check(found: Check, page: Path | None, console: Console) -> None:
         console.print(f"  {entry.at}  {entry.action}  (entry {entry.sequence} of the ledger)")
     for fault in faults:
         console.print(f"  [red]does not hold[/]: {escape(fault.fault)}")
+    kept = sum(each.kept for each in found.findings)
+    if kept:
+        replaced = "1 file was" if kept == 1 else f"{kept} files were"
+        console.print(f"  {replaced} replaced since; evidence/ has what was judged")
     looked = len(found.findings)
     held = f"{looked - len(faults)} of {looked}" if faults else f"All {looked}"
     console.print(f"{held} things that were looked at hold: the ledger, the dossier, gates and files.")

@@ -14,6 +14,7 @@ from bentos.manifest import MODEL_FILE, Manifest
 from pipelines.assets.common import Chapter, plain, verdict_check
 from pipelines.assets.drill import runs_from
 from pipelines.core.evidence import verify
+from pipelines.core.exhibits import keep
 from pipelines.core.gathering import gather
 from pipelines.core.home import Home
 from pipelines.core.release import Release
@@ -212,8 +213,9 @@ def _verdict(rollout: Rollout | None, release: Release) -> Verdict:
 def verified_release(
     chapter: Chapter, home: Home, ledger: Ledger, containers: Containers, version: str
 ) -> Release:
-    """The release of a version, with all evidence read again: it is gathered in a dossier, which is kept.
-    Raises EvidenceMissing unless all of it holds, and one can go back to what serves."""
+    """The release of a version, with all evidence read again: it is gathered in a dossier, which is kept with
+    the files that it speaks of. Raises EvidenceMissing unless all of it holds, and one can go back to what
+    serves."""
     spec, serving = chapter.spec, ledger.standing(chapter.spec.name)
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     dossier = gather(
@@ -226,6 +228,7 @@ def verified_release(
     compared = stable.version if stable else None
     verify(dossier, home.root, containers.digest, compared, serving.former if again else stable)
     dossier.save(chapter.of_version(home, "dossier", version))
+    keep(dossier.exhibits.values(), home.root, home.evidence)
     return dossier.judged()
 
 

@@ -37,10 +37,12 @@ ImageDigest = Callable[[str], str | None]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at, and what is wrong with it, in words; nothing where it holds."""
+    """One thing that was looked at, and what is wrong with it, in words; nothing where it holds. `kept` where
+    another file has its place now, and it was read where it is kept."""
 
     what: str
     fault: str = ""
+    kept: bool = False
 
     @property
     def holds(self) -> bool:
@@ -83,12 +85,17 @@ def check_target(release: Release, root: Path, image_digest: ImageDigest, subjec
         raise EvidenceMissing(subject or f"{release.model} version {release.version}", reason)
 
 
-def examine(dossier: Dossier, root: Path, image_digest: ImageDigest) -> Iterator[Finding]:
-    """Everything that the dossier says, held against itself and against what lies there now."""
+def examine(
+    dossier: Dossier, root: Path, image_digest: ImageDigest, evidence: Path | None = None
+) -> Iterator[Finding]:
+    """Everything that the dossier says, held against itself and against what lies there now. With `evidence`,
+    where files are kept (`exhibits.keep`), what was replaced since may be there, but for what serves."""
     yield from _gates(dossier)
     yield _lineage(dossier)
     for exhibit in sorted(dossier.exhibits.values(), key=lambda each: each.name not in SERVED):
-        yield Finding(exhibit.name, exhibit.fault(root))
+        fault = exhibit.fault(root)
+        kept = fault != "" and evidence is not None and exhibit.name not in SERVED and exhibit.kept(evidence)
+        yield Finding(exhibit.name, "" if kept else fault, kept)
     if dossier.release.image:
         yield Finding("image", _image_fault(dossier.release, image_digest))
 

@@ -11,6 +11,7 @@ on one core of a Xeon), which is little for something that is asked once a deplo
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,11 @@ class Exhibit:
             return f"{self.path} is gone"
         return "" if digest(path) == self.sha256 else f"{self.path} is not what it was"
 
+    def kept(self, folder: Path) -> bool:
+        """Whether `keep` put the file there, and it is as it was."""
+        path = folder / self.sha256
+        return path.is_file() and sha256(path) == self.sha256
+
 
 def digest(path: Path) -> str:
     """Of a file or a folder. Raises OSError."""
@@ -60,6 +66,28 @@ def seal(folder: Path, read: Mapping[str, tuple[Path, str]] | None = None) -> No
     inputs = {n: {"path": os.path.relpath(at, folder), "sha256": of} for n, (at, of) in (read or {}).items()}
     outputs = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
     (folder / SEAL_FILE).write_text(json.dumps({"inputs": inputs, "outputs": outputs}, indent=2) + "\n")
+
+
+def keep(exhibits: Iterable[Exhibit], root: Path, folder: Path) -> None:
+    """Keep files in `folder`, named by their digests: what is made again later takes the place of a file, and
+    the kept one is still what it was.
+
+    A link to the same bytes takes no room until then. Where none can be made, files below `root` are copied;
+    others are whose they are, and may be larger than the disk. Folders are not kept. Raises OSError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in exhibits:
+        file, kept = root / each.path, folder / each.sha256
+        if not file.is_file() or each.kept(folder):
+            continue
+        kept.unlink(missing_ok=True)
+        try:
+            os.link(file.resolve(), kept)
+        except OSError:
+            if not Path(each.path).is_absolute():
+                half = kept.with_suffix(".half")
+                shutil.copyfile(file, half)
+                half.replace(kept)
 
 
 def collect(subject: str, root: Path, folders: Iterable[Path]) -> dict[str, Exhibit]:

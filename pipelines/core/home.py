@@ -40,6 +40,11 @@ class Home:
         """What the model's releases in production were asked and answered."""
         return self.root / "prediction_log" / model
 
+    @property
+    def evidence(self) -> Path:
+        """The files that dossiers speak of, named by their digests."""
+        return self.root / "evidence"
+
     def artifact(self, model: str, version: str, asset: str) -> Path:
         """The folder of one asset of the release path, e.g. artifacts/flight_delay/3/onnx_model."""
         return self.root / "artifacts" / model / version / asset

@@ -10,8 +10,10 @@ import pytest
 
 from bentos.manifest import MODEL_FILE, sha256
 from bentos.watching.segments import NAME
+from pipelines.core.dossier import Dossier
 from pipelines.core.entries import TAKES_OVER
 from pipelines.core.errors import ServiceFailed, SettingsInvalid
+from pipelines.core.evidence import examine
 from pipelines.core.how import HOW_FILE, replay
 from pipelines.core.ladder import Ladder
 from pipelines.core.rungs import int8_static
@@ -68,6 +70,15 @@ def test_a_version_that_passes_everything_serves(world):
     assert entry.evidence.keys() >= outcome.checks.keys() - {"healthy", "rolled_out", "plan_keeps_promise"}
     assert [name for name, _ in world.notebooks.runs] == ["accuracy_review", "load_review", "release_review"]
     assert world.left_behind() == []
+
+
+def test_the_evidence_of_a_release_outlives_the_next_judgement_of_its_version(world):
+    world.release()
+    made = Dossier.load(world.artifact("1", "dossier"), world.ledger.production("tiny"))
+    assert world.run("tiny_release", "1").success
+    found = list(examine(made, world.root, world.containers.digest, world.home.evidence))
+    assert [each.fault for each in found if not each.holds] == []
+    assert {"load_test/load.json", "drill/drill.json"} <= {each.what for each in found if each.kept}
 
 
 def test_versions_as_good_as_production_take_over_even_a_former_one(world):

@@ -1,5 +1,6 @@
 """A release whose evidence is not complete, matching, passing and still there is refused, and says why."""
 
+import errno
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ import pytest
 from bentos.manifest import sha256
 from pipelines.core.errors import EvidenceMissing
 from pipelines.core.evidence import GATES, Finding, check_target, examine, verify
-from pipelines.core.exhibits import seal
+from pipelines.core.exhibits import Exhibit, below, keep, seal
 from pipelines.core.home import Home
 from pipelines.core.release import Release
 from pipelines.core.verdict import Verdict, judge
@@ -209,3 +210,48 @@ def test_evidence_that_is_changed_after_the_deployment_is_found_though_all_is_se
         "load_test/seal.json",
         "load_test/within_slo.verdict.json",
     ]  # … but not with the dossier
+
+
+def test_what_is_made_again_is_still_kept_as_it_was(home):
+    made, folder, judged = dossier_of(home), home.evidence, _of(home, "load_test")
+    keep(made.exhibits.values(), home.root, folder)
+    keep(made.exhibits.values(), home.root, folder)
+    shutil.copytree(judged, again := judged.with_name("again"))
+    judge("within_slo", made.release.tag, [], "p99 1 ms").save(again)
+    shutil.rmtree(judged)
+    again.rename(judged)
+    shutil.rmtree(home.bentoml)
+
+    def told(name: str) -> tuple[bool, bool]:
+        found = {each.what: each for each in examine(made, home.root, nothing, folder)}
+        return found[name].holds, found[name].kept
+
+    assert told("load_test/within_slo.verdict.json") == (True, True)
+    assert told("holdout") == (True, False)
+    assert told("bento") == told("packed") == (False, False), "what serves has to be there"
+    (folder / made.exhibits["load_test/within_slo.verdict.json"].sha256).write_text("{}")
+    assert told("load_test/within_slo.verdict.json") == (False, False)
+    (folder / made.exhibits["holdout"].sha256).write_text("{}")
+    assert told("holdout") == (False, False), "a link to the same bytes"
+    home.data("data/holdout.parquet").unlink()
+    home.data("data/holdout.parquet").write_text("holdout")
+    keep(made.exhibits.values(), home.root, folder)
+    assert made.exhibits["holdout"].kept(folder), "it is kept anew"
+
+
+def test_what_cannot_be_linked_is_copied_below_the_home_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "link", _other_disk)
+    (home := tmp_path / "home").mkdir()
+    for file in (home / "inside", tmp_path / "outside"):
+        file.write_text(file.name)
+    inside, outside = (
+        Exhibit(file.name, below(home, file), sha256(file))
+        for file in (home / "inside", tmp_path / "outside")
+    )
+    keep((inside, outside), home, home / "evidence")
+    (home / "inside").write_text("another")
+    assert inside.kept(home / "evidence") and not outside.kept(home / "evidence")
+
+
+def _other_disk(*_: object) -> None:
+    raise OSError(errno.EXDEV, "Invalid cross-device link")

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from pipelines.core.errors import SettingsInvalid
-from pipelines.core.exhibits import digest
+from pipelines.core.exhibits import digest, keep
 from pipelines.core.home import Home
 from pipelines.core.rollout.controller import start
 from pipelines.core.rollout.strategies import canary
@@ -135,6 +135,15 @@ def test_what_does_not_hold_is_named(home, ledger, damage, says):
     assert len(found.faults) == 1 and says in said(found) and " of " in said(found)
     write(found, home, FakeNotebooks())
     assert not json.loads((folder_of(home, found.release) / "check.json").read_text())["holds"]
+
+
+def test_what_was_made_again_is_read_where_it_is_kept(home, ledger):
+    keep(dossier_of(home, "2", ledger.head()).exhibits.values(), home.root, home.evidence)
+    holdout = home.data("data/holdout.parquet")
+    holdout.unlink()
+    holdout.write_bytes(b"other rows")
+    found = check(home, ledger, nothing, RELEASE_ID, {})
+    assert not found.faults and "1 file was replaced since" in said(found)
 
 
 def test_a_release_whose_dossier_is_gone_has_no_page(home, ledger):
