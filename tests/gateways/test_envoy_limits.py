@@ -141,7 +141,8 @@ def test_keys_let_clients_in(envoy, pair):
 
 def lines(envoy: Envoy, prefix: str) -> list[dict]:
     files = [*access_log.aside(envoy.access_log), envoy.access_log]
-    found = [json.loads(line) for file in files if file.exists() for line in file.read_text().splitlines()]
+    whole = (line for file in files if file.exists() for line in file.read_text().split("\n")[:-1])
+    found = [json.loads(line) for line in whole]
     return [line for line in found if (line["request_id"] or "").startswith(prefix)]
 
 
