@@ -18,6 +18,7 @@ from pipelines.gateways.processes import Command
 from pipelines.gateways.services import free_port
 from tests.fakes import service
 from tests.fakes.processes import FakeProcesses
+from tests.until import until
 
 AT = "2026-01-01T00:00:00.000+00:00"
 DRILL = Drill("r1", "r2", 80, 0, 20, 0.02, 0.05, AT)
@@ -38,6 +39,8 @@ def staging(tmp_path, processes):
     for target in targets:
         argv = (sys.executable, str(Path(service.__file__)), str(target.port), target.release_id)
         processes.start(target.release_id, Command(argv))
+    for target in targets:  # what is not ready yet would be stood in for
+        until(lambda port=target.port: asking(ROWS)(f"http://127.0.0.1:{port}", "user-0"))
     router = Envoy(Home(tmp_path), processes, free_port(), answer_seconds=20, name="envoy.stage")
     router.ensure()
     return router, *targets
