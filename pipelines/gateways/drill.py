@@ -16,7 +16,7 @@ from pipelines.gateways.router import Router
 
 CLIENTS, PAUSE_SECONDS, USERS = 4, 0.1, 64
 """Up to 40 requests a second."""
-BEFORE_SECONDS, AFTER_SECONDS, DRAIN_SECONDS = 1.0, 1.0, 10.0
+BEFORE_SECONDS, AFTER_SECONDS, CANARY_SECONDS, DRAIN_SECONDS = 1.0, 1.0, 10.0, 10.0
 ANSWER_SECONDS = 30
 
 Ask = Callable[[str, str], str | None]
@@ -37,14 +37,19 @@ def rehearse(router: Router, stable: Target, canary: Target, path: str, ask: Ask
     """Half of the users are on the canary, and then none: how long that takes, and what it costs them.
 
     `router` is one of its own, not that of production; both services are ready, and may be two of the same
-    release. `at` is the time, as it is kept. Takes about 2 s. Raises ServiceFailed, PortTaken.
+    release. `at` is the time, as it is kept. Takes about 2 s, longer where the canary does not answer at
+    first. Raises ServiceFailed, PortTaken.
     """
     router.ensure()
+    apart = canary.release_id != stable.release_id
     half = Route(stable, canary, weight=0.5, salt=f"drill/{at}", label="drill")
     router.route({path: half})
     try:
         with _clients(ask, router.address + path.rstrip("/")) as traffic:
             time.sleep(BEFORE_SECONDS)
+            patience = time.monotonic() + CANARY_SECONDS
+            while apart and not traffic.of(canary.release_id) and time.monotonic() < patience:
+                time.sleep(0.05)  # on a busy machine the stand-in may have answered for it so far
             commanded = time.monotonic()
             router.route({path: replace(half, weight=0.0)})
             confirmed = time.monotonic()
@@ -54,7 +59,7 @@ def rehearse(router: Router, stable: Target, canary: Target, path: str, ask: Ask
             time.sleep(AFTER_SECONDS)
     finally:
         router.route({path: None})
-    seen = traffic.of(canary.release_id) if canary.release_id != stable.release_id else None
+    seen = traffic.of(canary.release_id) if apart else None
     return Drill(
         stable.release_id,
         canary.release_id,
