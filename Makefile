@@ -21,7 +21,7 @@ down:                    ## stop all that was started
 	@test ! -x $(BIN)/seatrial || $(BIN)/seatrial down
 
 bench: install           ## the benchmarks, as ratios measured in one run
-	@$(BIN)/python -m pytest tests/benchmarks
+	@$(BIN)/python -m pytest --timeout 0 tests/benchmarks
 
 lint: install            ## format, lint, types, layers, definitions
 	@$(BIN)/ruff format --check .

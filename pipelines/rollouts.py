@@ -78,7 +78,7 @@ def watch_rollout(installation: Installation, model: str, console: Console) -> N
             live.update(_table(found))
             if found["outcome"]:
                 return
-            time.sleep(LOOK_SECONDS)
+            time.sleep(LOOK_SECONDS)  # the ledger tells nobody of its entries
 
 
 def go_back(installation: Installation, model: str, why: str, console: Console) -> None:

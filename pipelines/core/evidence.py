@@ -94,8 +94,10 @@ def examine(
     yield _lineage(dossier)
     for exhibit in sorted(dossier.exhibits.values(), key=lambda each: each.name not in SERVED):
         fault = exhibit.fault(root)
-        kept = fault != "" and evidence is not None and exhibit.name not in SERVED and exhibit.kept(evidence)
-        yield Finding(exhibit.name, "" if kept else fault, kept)
+        if fault and evidence and exhibit.name not in SERVED and exhibit.kept(evidence):
+            yield Finding(exhibit.name, kept=True)
+        else:
+            yield Finding(exhibit.name, fault)
     if dossier.release.image:
         yield Finding("image", _image_fault(dossier.release, image_digest))
 

@@ -166,7 +166,7 @@ class Deployments:
             )
         except LedgerMoved:
             raise
-        except Exception:
+        except Exception:  # whatever keeps the ledger from being written, nobody is left with a bad release
             if action == "rolled_back":
                 self._without_canary(found.production)
             raise

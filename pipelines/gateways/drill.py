@@ -46,7 +46,7 @@ def rehearse(router: Router, stable: Target, canary: Target, path: str, ask: Ask
     router.route({path: half})
     try:
         with _clients(ask, router.address + path.rstrip("/")) as traffic:
-            time.sleep(BEFORE_SECONDS)
+            time.sleep(BEFORE_SECONDS)  # users ask meanwhile
             patience = time.monotonic() + CANARY_SECONDS
             while apart and not traffic.of(canary.release_id) and time.monotonic() < patience:
                 time.sleep(0.05)  # on a busy machine the stand-in may have answered for it so far
@@ -56,7 +56,7 @@ def rehearse(router: Router, stable: Target, canary: Target, path: str, ask: Ask
             while router.in_flight(canary) and time.monotonic() < confirmed + DRAIN_SECONDS:
                 time.sleep(0.01)  # the router only says how many are left when it is asked
             idle = time.monotonic()
-            time.sleep(AFTER_SECONDS)
+            time.sleep(AFTER_SECONDS)  # whoever is late is seen
     finally:
         router.route({path: None})
     seen = traffic.of(canary.release_id) if apart else None
