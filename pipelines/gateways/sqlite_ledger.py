@@ -15,7 +15,8 @@ from pipelines.gateways.sql_ledger import BACKUP, WAIT_SECONDS, SqlLedger
 class SqliteLedger(SqlLedger):
     """A file that appears with the first entry. Several programs may use it at once.
 
-    It has SQLite's rollback journal: programs that turn a new file to WAL together do not wait for each other.
+    It keeps SQLite's rollback journal: programs that turn a new file to WAL together do not wait for each
+    other, but are told "database is locked" at once.
     """
 
     begin = ("BEGIN IMMEDIATE",)
