@@ -33,10 +33,11 @@ lint: install            ## format, lint, types, layers, definitions
 install: .venv/.installed
 
 # Two environments: ours, and the service's with its runtime packages only. torch comes first, so that nothing
-# else pulls in another build of it.
+# else pulls in another build of it. Nothing is compiled ahead: Python does that for the modules that are used, a
+# small part of all.
 .venv/.installed: pyproject.toml constraints.txt bentos/requirements.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRA),dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt torch
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[$(EXTRA),dev]'
 	@$(BIN)/python -m pipelines.gateways.environments bentos/requirements.txt "$(SEATRIAL_HOME)/environments"
 	@touch $@
