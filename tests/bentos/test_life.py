@@ -143,7 +143,7 @@ class Fake:
     """A transport, a loop and a front, for a connection to nowhere."""
 
     def __init__(self) -> None:
-        self.now, self.closed, self.aborted, self.wrote = 0.0, False, False, b""
+        self.now, self.closed, self.aborted, self.wrote, self.writes = 0.0, False, False, b"", 0
         self.stamp, self.max_body_bytes = (), 100
         self.server = SimpleNamespace(connections=set(), tasks=set(), default_headers=[], total_requests=0)
         config = SimpleNamespace(
@@ -164,6 +164,7 @@ class Fake:
 
     def write(self, content: bytes) -> None:
         self.wrote += content
+        self.writes += 1
 
     def close(self) -> None:
         self.closed = True
@@ -246,6 +247,13 @@ def test_a_connection_is_kept_between_requests_but_not_for_ever(fake):
     assert fake.closed and not fake.aborted
     at(fake, 10_000 + KEEP_ALIVE_SECONDS + 2)
     assert fake.aborted  # its client has not read to the end either
+
+
+def test_an_answer_leaves_in_one_piece(fake):
+    # Of a process that is killed there is a whole answer or none, which a router can ask for elsewhere.
+    fake.lane.data_received(TINY)
+    fake.reply(Answer(200, b"1", (b"[1,", b"2]")))
+    assert fake.writes == 1 and fake.wrote.endswith(b"\r\n\r\n[1,2]")
 
 
 def test_a_head_of_one_endless_header_is_refused(fake):

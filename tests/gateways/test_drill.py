@@ -1,8 +1,6 @@
 """The rehearsal of a rollback: a real Envoy, services as small as can be, users who ask all the time."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
@@ -14,11 +12,9 @@ from pipelines.core.rollout.routes import Target
 from pipelines.gateways.drill import asking, rehearse
 from pipelines.gateways.envoy import Envoy
 from pipelines.gateways.payloads import Payloads
-from pipelines.gateways.processes import Command
 from pipelines.gateways.services import free_port
-from tests.fakes import service
 from tests.fakes.processes import FakeProcesses
-from tests.until import until
+from tests.gateways.envoy_client import serve
 
 AT = "2026-01-01T00:00:00.000+00:00"
 DRILL = Drill("r1", "r2", 80, 0, 20, 0.02, 0.05, AT)
@@ -35,12 +31,7 @@ def processes(tmp_path):
 @pytest.fixture
 def staging(tmp_path, processes):
     """An Envoy beside that of production, and two services: the former release and the new one."""
-    targets = [Target(release_id, free_port()) for release_id in ("r1", "r2")]
-    for target in targets:
-        argv = (sys.executable, str(Path(service.__file__)), str(target.port), target.release_id)
-        processes.start(target.release_id, Command(argv))
-    for target in targets:  # what is not ready yet would be stood in for
-        until(lambda port=target.port: asking(ROWS)(f"http://127.0.0.1:{port}", "user-0"))
+    targets = serve(processes, "r1", "r2")
     router = Envoy(Home(tmp_path), processes, free_port(), answer_seconds=20, name="envoy.stage")
     router.ensure()
     return router, *targets
